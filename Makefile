@@ -1,0 +1,93 @@
+# Each target sets up the environment that it needs, once; `make` alone lists the targets.
+# pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, a pip.conf, ...) are honoured, for instance for a CPU build of torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_TRANSFORMERS_4 ?= .venv-transformers-4
+PYTEST_ARGS ?=
+
+# Twice quiet leaves the errors. Bytecode is left to the first import: compiling every file of every package takes more
+# than half of an installation.
+PIP_INSTALL := bin/python -m pip install -qq --no-compile --disable-pip-version-check --no-input
+PYTEST := HF_ATS_TRANSFORMERS_4="$$(cd $(VENV_TRANSFORMERS_4) && pwd)/bin/python" $(VENV)/bin/python -m pytest
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow lint format hooks venv-transformers-4 build clean distclean
+
+help: ## print this list
+	@echo "Targets (make TARGET):"
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Settings (make TARGET NAME=VALUE):"
+	@echo "  PYTHON               the interpreter (3.11 or newer) that makes the environments; now: $(PYTHON)"
+	@echo "  PYTEST_ARGS          more arguments for pytest, such as PYTEST_ARGS='-x -k export'"
+
+install: $(VENV)/.package ## install the package and what it needs into .venv, editable
+
+demo: $(VENV)/.package ## train a small model and its core on generated text, and translate with both
+	$(VENV)/bin/python scripts/demo.py
+
+test: $(VENV)/.test $(VENV_TRANSFORMERS_4)/.installed ## run the tests, without the slow ones
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test $(VENV_TRANSFORMERS_4)/.installed ## run the slow tests
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.ruff ## check style and format with ruff, changing nothing
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+format: $(VENV)/.ruff ## put style and format right where ruff can
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+hooks: $(VENV)/.dev ## have git run ruff on every commit
+	$(VENV)/bin/pre-commit install
+
+venv-transformers-4: $(VENV_TRANSFORMERS_4)/.installed ## the second environment of the tests: transformers 4, without hf_ats
+
+build: $(VENV)/.created ## build the wheel into dist
+	@rm -rf build dist
+	$(VENV)/bin/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean: ## remove caches, build products and the demo's run
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache runs/demo
+	find hf_ats scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environments too
+	rm -rf $(VENV) $(VENV_TRANSFORMERS_4)
+
+# Stamp files: one installation per change of what it depends on. $(@D) is the environment's folder.
+
+define create_environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hf_ats needs Python 3.11 or newer, but '$(PYTHON)' is not: install one and say 'make PYTHON=python3.11 ...'." >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: run 'apt-get install python3-venv make' as root and try again." >&2; exit 1; }
+rm -rf $(@D)
+$(PYTHON) -m venv $(@D)
+endef
+
+$(VENV)/.created:
+	$(create_environment)
+	@touch $@
+
+$(VENV)/.ruff: constraints.txt | $(VENV)/.created
+	$(@D)/$(PIP_INSTALL) -c constraints.txt ruff
+	@touch $@
+
+$(VENV)/.package: setup.py pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing hf_ats and what it needs into $(@D): a minute or more, torch is the largest part ..."
+	$(@D)/$(PIP_INSTALL) -c constraints.txt --editable .
+	@touch $@
+
+# With an extra, the installation covers the plain package too, so that stamp is set as well.
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: setup.py pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing hf_ats[$*] and what it needs into $(@D): a minute or more, torch is the largest part ..."
+	$(@D)/$(PIP_INSTALL) -c constraints.txt --editable '.[$*]'
+	@touch $(@D)/.package $@
+
+$(VENV_TRANSFORMERS_4)/.installed: requirements-transformers-4.txt
+	@echo "Installing the tests' second environment, with transformers 4, into $(@D) ..."
+	$(create_environment)
+	$(@D)/$(PIP_INSTALL) -r requirements-transformers-4.txt
+	@touch $@

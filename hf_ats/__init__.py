@@ -1,0 +1,1 @@
+"""Alternating training of nested translation models."""

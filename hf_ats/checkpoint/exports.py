@@ -1,0 +1,212 @@
+"""From one partitioned model to the checkpoints that people use: full, core, adapter."""
+
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..partition import (
+    count_exported_parameters,
+    count_parameters,
+    level_names,
+    num_levels,
+    partitioned_layers,
+    resolve_level,
+)
+from .networks import core_network, partitioned_model, stock_network
+from .writing import ExportReport, check_replaceable, write_export
+
+
+def export_full(
+    model: nn.Module, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> ExportReport:
+    """Writes the full network as a checkpoint of the stock architecture, `W + V U` merged in float32.
+
+    The checkpoint holds no layer of ours and needs no code of ours. It is loaded back and its logits are compared with
+    the model's before it appears in `directory`.
+
+    Args:
+        model: a partitioned Transformers model, on any device, also below DistributedDataParallel; left as it is.
+            With several processes, call this in one of them.
+        directory: where to write; new, empty, or an earlier export, which is replaced.
+        tokenizer: saved along, so that `pipeline("translation", model=directory)` works.
+
+    Raises:
+        ValueError: the model is not partitioned.
+        FileExistsError: the directory holds something else.
+        RuntimeError: what was written does not compute what the model computes; nothing is left behind.
+
+    Example:
+
+    ```python
+    >>> export_full(model, "out/full", tokenizer=tokenizer)
+    >>> MarianMTModel.from_pretrained("out/full")
+    ```
+    """
+    model = partitioned_model(model, "export_full")
+    return _export_stock(model, directory, tokenizer, kind="full", level=num_levels(model) - 1)
+
+
+def export_core(
+    model: nn.Module,
+    directory: str | os.PathLike,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    level: int | str = "core",
+    dense: bool = False,
+) -> ExportReport:
+    """Writes a core: the factors `U` and `V` of a level and everything outside the partitioned layers, no `W`.
+
+    The checkpoint loads through `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`, either where
+    hf_ats is imported or, with `trust_remote_code=True`, through the two files of code that travel with it.
+
+    Args:
+        model: as for `export_full`.
+        directory: as for `export_full`.
+        tokenizer: as for `export_full`.
+        level (`int` or `str`, defaults to `"core"`, the smallest): which core of a ladder.
+        dense: multiply `V U` out and write the stock class: as large as the full network, but without code of ours,
+            for runtimes that have no low-rank layer.
+
+    Raises:
+        ValueError: the model is not partitioned, has no such level, the level is the full network, or the
+            architecture has no core class (then write `dense=True`).
+        FileExistsError, RuntimeError: as for `export_full`.
+
+    Example:
+
+    ```python
+    >>> export_core(model, "out/core", tokenizer=tokenizer)
+    >>> pipeline("translation", model="out/core")("Ein Hund schläft.")
+    ```
+    """
+    model = partitioned_model(model, "export_core")
+    level_given, level = level, resolve_level(model, level)
+    if level == num_levels(model) - 1:
+        raise ValueError(
+            f"level={level_given!r} is the full network, which is no core; write export_full(model, directory), or "
+            f"one of the levels {', '.join(map(repr, level_names(model)[:-1]))}."
+        )
+    if dense:
+        return _export_stock(model, directory, tokenizer, kind="core-dense", level=level)
+    check_replaceable(directory)
+    network = core_network(model, level)
+
+    def save(draft: Path) -> None:
+        _save(network, tokenizer, draft)
+
+    return write_export(
+        model,
+        directory,
+        kind="core",
+        level=level,
+        parameters=count_exported_parameters(model, level),
+        save=save,
+        load=lambda draft: AutoModelForSeq2SeqLM.from_pretrained(draft, **_AS_REFERENCE),
+    )
+
+
+def export_adapter(
+    model: nn.Module, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> ExportReport:
+    """Writes the split as a PEFT LoRA adapter over the base `W`, so that merging it gives the full network.
+
+    `directory` gets the adapter, with `lora_A = U` and `lora_B = V` of the largest core and scaling 1, and
+    `directory/base` a stock checkpoint with `W` in the partitioned layers. The base alone is neither network.
+
+    Args:
+        model: as for `export_full`.
+        directory: as for `export_full`; the adapter's config names the base by this path, as it is given here.
+        tokenizer: saved with the base.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError, FileExistsError, RuntimeError: as for `export_full`.
+
+    Example:
+
+    ```python
+    >>> export_adapter(model, "out/adapter")
+    >>> base = MarianMTModel.from_pretrained("out/adapter/base")
+    >>> full = PeftModel.from_pretrained(base, "out/adapter").merge_and_unload()
+    ```
+    """
+    from peft import LoraConfig, PeftModel
+    from safetensors.torch import save_file
+
+    model = partitioned_model(model, "export_adapter")
+    check_replaceable(directory)
+    layers = partitioned_layers(model)
+    ranks = {name: layer.ranks[-1] for name, layer in layers.items()}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    config = LoraConfig(
+        base_model_name_or_path=str(Path(directory) / "base"),
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+        inference_mode=True,
+        target_modules=list(ranks),
+        # alpha / rank is the scaling, 1 everywhere
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=others,
+        alpha_pattern=others,
+    )
+    base = stock_network(model, lambda layer: layer.weight)
+
+    def save(draft: Path) -> None:
+        _save(base, tokenizer, draft / "base")
+        config.save_pretrained(draft)
+        tensors = {}
+        for name, layer in layers.items():
+            for part, factor in zip("AB", layer.factors(len(layer.ranks)), strict=True):
+                tensors[f"base_model.model.{name}.lora_{part}.weight"] = factor.detach().cpu().contiguous()
+        save_file(tensors, draft / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    def load(draft: Path) -> PreTrainedModel:
+        stock = type(model).from_pretrained(draft / "base", **_AS_REFERENCE)
+        with warnings.catch_warnings():
+            # peft asks the model for an attribute that transformers 5 has renamed
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return PeftModel.from_pretrained(stock, draft).merge_and_unload()
+
+    return write_export(
+        model,
+        directory,
+        kind="adapter",
+        level=num_levels(model) - 1,
+        parameters=count_parameters(model, "full"),
+        save=save,
+        load=load,
+    )
+
+
+# The arithmetic of the reference, so that the comparison sees the weights and nothing else.
+_AS_REFERENCE = {"dtype": torch.float32, "attn_implementation": "eager"}
+
+
+def _export_stock(model: PreTrainedModel, directory, tokenizer, *, kind: str, level: int) -> ExportReport:
+    check_replaceable(directory)
+    network = stock_network(model, lambda layer: layer.merged_weight(level))
+
+    def save(draft: Path) -> None:
+        _save(network, tokenizer, draft)
+
+    return write_export(
+        model,
+        directory,
+        kind=kind,
+        level=level,
+        parameters=count_exported_parameters(model, "full"),
+        save=save,
+        load=lambda draft: type(model).from_pretrained(draft, **_AS_REFERENCE),
+    )
+
+
+def _save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, directory: Path) -> None:
+    network.save_pretrained(directory)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)

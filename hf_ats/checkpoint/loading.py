@@ -1,0 +1,103 @@
+"""Reading back what a partitioned model's `save_pretrained`, or the Trainer, wrote."""
+
+import json
+import os
+from pathlib import Path
+
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedModel
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import CONFIG_NAME
+
+from ..partition import partition_structure_, stock_config_dict
+from .writing import REPORT_NAME, ExportReport
+
+
+def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
+    """Loads a partitioned model from its checkpoint, bitwise as it was saved, at full level and in eval mode.
+
+    Args:
+        directory: what `save_pretrained` of a partitioned model wrote, or a `checkpoint-N` of the Trainer.
+        kwargs: as for `from_pretrained` of the stock class. Unlike there, `dtype` is that of the checkpoint by default
+            in every version of transformers.
+
+    Raises:
+        OSError: there is no such directory, no config in it, or no weights.
+        ValueError: it holds something else, such as an export; the weights are damaged, incomplete, or of another
+            partition than the config says; the class is not one of transformers.
+
+    Example:
+
+    ```python
+    >>> model = load_partitioned("out/checkpoint-1000")
+    >>> export_core(model, "out/core", level="core")
+    ```
+    """
+    directory = Path(directory)
+    stock_dict, partition = _read_config(directory)
+    stock_class = getattr(transformers, stock_dict["architectures"][0], None)
+    if stock_class is None:
+        raise ValueError(
+            f"{directory} is a {stock_dict['architectures'][0]}, which is no class of transformers; construct it, and "
+            "fill it by partition_structure_(model, PartitionConfig(...)) and load_state_dict."
+        )
+
+    def __init__(self, config):
+        stock_class.__init__(self, config)
+        partition_structure_(self, partition)
+        frozen.extend(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+
+    frozen: list[str] = []
+    # `from_pretrained` of a class that makes the partitioned layers while it is constructed: so transformers itself
+    # handles every option that users know, shards, devices, and the weights that are tied or computed.
+    structure = type(stock_class.__name__, (stock_class,), {"__init__": __init__, "__module__": __name__})
+    if "torch_dtype" not in kwargs:
+        kwargs.setdefault("dtype", "auto")
+    try:
+        model, info = structure.from_pretrained(
+            directory,
+            config=AutoConfig.for_model(**stock_dict),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights in {directory} are damaged ({error}); was the copy or the run interrupted? Take an earlier "
+            "checkpoint."
+        ) from error
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    wrong = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": mismatched}
+    wrong = {how: sorted(keys) for how, keys in wrong.items() if keys}
+    if wrong:
+        found = "; ".join(f"{how}: {keys[0]} and {len(keys) - 1} more" for how, keys in wrong.items())
+        raise ValueError(
+            f"the weights in {directory} are not those of the partition in its {CONFIG_NAME}, {partition} ({found}); "
+            "files of two checkpoints were mixed, or some are missing. Take the directory as the run wrote it."
+        )
+    for name in frozen:  # transformers 5 forgets, while it loads, that Marian's table of positions is not trained
+        model.get_parameter(name).requires_grad_(False)
+    model.__class__ = stock_class
+    return model
+
+
+def _read_config(directory: Path):
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}; load_partitioned reads local checkpoints.")
+    instead = (
+        "not a partitioned checkpoint, which holds W, U and V apart; load this one with the class that its files name, "
+        "and give load_partitioned a checkpoint-N of the training."
+    )
+    if (directory / REPORT_NAME).exists():
+        raise ValueError(f"{directory} is the {ExportReport.read(directory).kind} export of a run, {instead}")
+    if not (directory / CONFIG_NAME).exists():
+        last = get_last_checkpoint(directory)
+        found = f"; its last checkpoint is {last}" if last else ""
+        raise FileNotFoundError(f"{directory} is no checkpoint: it has no {CONFIG_NAME}{found}.")
+    config_dict = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+    try:
+        return stock_config_dict(config_dict)
+    except ValueError as error:
+        model_type = config_dict.get("model_type")
+        raise ValueError(f"{directory} is a checkpoint of model_type {model_type!r}, {instead}") from error

@@ -1,0 +1,118 @@
+"""The networks that exports hold, assembled from a partitioned model's tensors without touching the model."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..partition import (
+    PartitionedRankLinear,
+    is_partitioned,
+    partition_config,
+    partition_structure_,
+    partitioned_layers,
+    stock_config,
+)
+from .registration import CORE_CLASSES
+
+# The name of a parameter, within its layer or its network, to its value.
+Tensors = dict[str, torch.Tensor]
+
+
+def partitioned_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
+    """The partitioned Transformers model inside `model`, below DistributedDataParallel and torch.compile.
+
+    Raises:
+        TypeError: it is no Transformers model.
+        ValueError: it is not partitioned.
+    """
+    from accelerate.utils import extract_model_from_parallel
+
+    # Keeping accelerate's mixed-precision wrapper of `forward` is what leaves the model as it is.
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"{wanted_by} writes a checkpoint for Transformers, and {type(model).__name__} is not one of its models; "
+            "build the export from layer.to_linear(level) of hf_ats.partition.partitioned_layers(model)."
+        )
+    if not is_partitioned(model):
+        raise ValueError(
+            f"{wanted_by} needs a partitioned model, and this {type(model).__name__} has no partitioned layer; write "
+            "it with its own save_pretrained, or call partition_(model, PartitionConfig(...)) before training."
+        )
+    return model
+
+
+def stock_network(model: PreTrainedModel, weight: Callable[[PartitionedRankLinear], torch.Tensor]) -> PreTrainedModel:
+    """The stock class, with `weight(layer)`, shape `(out_features, in_features)`, for each partitioned layer."""
+    return _assembled(model, type(model), stock_config(model), lambda layer: {"weight": weight(layer)})
+
+
+def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
+    """The core class of this architecture with the factors of `level`, each a concatenation of the levels' shares.
+
+    Raises:
+        ValueError: there is no core class for this architecture.
+    """
+    by_stock_class = {core_class.__mro__[2]: core_class for core_class in CORE_CLASSES}
+    if type(model) not in by_stock_class:
+        raise ValueError(
+            f"there is no core class for {type(model).__name__}; the architectures that have one are "
+            f"{', '.join(stock.__name__ for stock in by_stock_class)}. Write export_core(..., dense=True) for a core "
+            "in the stock class, with its factors multiplied out."
+        )
+    core_class = by_stock_class[type(model)]
+    config = stock_config(model)
+    config.__class__ = core_class.config_class
+    config.ats_ranks = {name: layer.ranks[level] for name, layer in partitioned_layers(model).items()}
+
+    def factors(layer: PartitionedRankLinear) -> Tensors:
+        U, V = layer.factors(level)
+        return {"U.weight": U, "V.weight": V}
+
+    return _assembled(model, core_class, config, factors, bias="V.bias")
+
+
+def reference_network(model: PreTrainedModel) -> PreTrainedModel:
+    """The partitioned model again, in float32 on the CPU and in eval mode, whatever the given one is busy with."""
+    config = stock_config(model)
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        reference = partition_structure_(type(model)(config), partition_config(model))
+    _fill(reference, {name: _in_float32(tensor) for name, tensor in model.state_dict().items()})
+    stored = reference.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name not in stored:
+            owner, _, attribute = name.rpartition(".")
+            setattr(reference.get_submodule(owner), attribute, _in_float32(buffer))
+    return reference.eval()
+
+
+def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+
+@torch.no_grad()
+def _assembled(
+    model: PreTrainedModel, network_class: type, config, tensors: Callable[..., Tensors], bias: str = "bias"
+) -> PreTrainedModel:
+    layers = partitioned_layers(model)
+    of_layers = tuple(f"{name}." for name in layers)
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(of_layers)}
+    for name, layer in layers.items():
+        state |= {f"{name}.{suffix}": tensor for suffix, tensor in tensors(layer).items()}
+        if layer.bias is not None:
+            state[f"{name}.{bias}"] = layer.bias
+    with torch.device("meta"):
+        network = network_class(config)
+    _fill(network, {name: tensor.detach().cpu() for name, tensor in state.items()})
+    if network.can_generate():
+        network.generation_config = copy.deepcopy(model.generation_config)
+    return network
+
+
+def _fill(network: PreTrainedModel, state: Tensors) -> None:
+    network.load_state_dict(state, strict=True, assign=True)
+    network.tie_weights()

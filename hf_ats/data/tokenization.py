@@ -1,0 +1,121 @@
+"""From sentence pairs to token ids."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+LONG_SENTENCES = ("error", "skip", "truncate")
+
+
+def tokenize_corpus(
+    dataset: "datasets.Dataset",
+    tokenizer: PreTrainedTokenizerBase,
+    source_lang: str,
+    target_lang: str,
+    max_source_length: int | None = None,
+    max_target_length: int | None = None,
+    *,
+    long_sentences: str = "error",
+    source_prefix: str = "",
+    num_proc: int | None = None,
+) -> "datasets.Dataset":
+    """Tokenize the column `translation` of a corpus.
+
+    Args:
+        dataset: one split, with `translation` ({"de": "...", "en": "..."}).
+        tokenizer: the model's; `</s>` and language tokens are added as it does.
+        source_lang: key of the source in `translation`.
+        target_lang: key of the target.
+        max_source_length: most tokens of a source, the end-of-sentence token included; default
+            `tokenizer.model_max_length`.
+        max_target_length: the same for targets.
+        long_sentences: what happens to a pair over a limit: `"error"` raises, `"skip"` leaves the pair out and logs
+            how many, `"truncate"` cuts the side that is too long.
+        source_prefix: text put before every source, which T5 needs ("translate German to English: ").
+        num_proc: number of processes, as in `datasets.Dataset.map`.
+
+    Returns:
+        The dataset with the columns `input_ids`, `attention_mask` and `labels` in place of its own.
+
+    Raises:
+        ValueError: a sentence is too long (and `long_sentences="error"`): names the pair, its length and the limit; no
+            pair is left; an argument is out of its range.
+    """
+    if long_sentences not in LONG_SENTENCES:
+        raise ValueError(f"long_sentences={long_sentences!r} is not one of {', '.join(map(repr, LONG_SENTENCES))}.")
+    limits = {
+        "source": _limit("max_source_length", max_source_length, tokenizer),
+        "target": _limit("max_target_length", max_target_length, tokenizer),
+    }
+
+    def encode(texts: list[str], side: str) -> dict[str, list[list[int]]]:
+        argument = {"text": texts} if side == "source" else {"text_target": texts}
+        # verbose=False: the tokenizer's own remark about long sentences says less than the error below.
+        return tokenizer(**argument, max_length=limits[side], truncation=long_sentences == "truncate", verbose=False)
+
+    def tokenize(pairs: list[dict[str, str]], indices: list[int]) -> dict[str, list[list[int]]]:
+        source = encode([source_prefix + pair[source_lang] for pair in pairs], "source")
+        target = encode([pair[target_lang] for pair in pairs], "target")
+        columns = {
+            "input_ids": source["input_ids"],
+            "attention_mask": source["attention_mask"],
+            "labels": target["input_ids"],
+        }
+        too_long = []
+        for row, index in enumerate(indices):
+            sizes = {"source": len(columns["input_ids"][row]), "target": len(columns["labels"][row])}
+            over = [side for side in limits if sizes[side] > limits[side]]
+            if over and long_sentences == "error":
+                raise ValueError(_too_long_message(index, over[0], sizes, limits))
+            too_long.append(bool(over))
+        return {
+            name: [value for value, drop in zip(values, too_long, strict=True) if not drop]
+            for name, values in columns.items()
+        }
+
+    tokenized = dataset.map(
+        tokenize,
+        batched=True,
+        with_indices=True,
+        input_columns=["translation"],
+        remove_columns=dataset.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing",
+    )
+    left_out = len(dataset) - len(tokenized)
+    if left_out:
+        logger.warning(
+            "Left out %d of %d sentence pairs: more than %d source or %d target tokens.",
+            left_out,
+            len(dataset),
+            limits["source"],
+            limits["target"],
+        )
+    if len(tokenized) == 0:
+        raise ValueError(
+            f"No sentence pair is within max_source_length={limits['source']} and "
+            f"max_target_length={limits['target']}; raise the limits."
+        )
+    return tokenized
+
+
+def _limit(name: str, given: int | None, tokenizer: PreTrainedTokenizerBase) -> int:
+    if given is None:
+        given = tokenizer.model_max_length
+    if given < 1:
+        raise ValueError(f"{name}={given} must be at least 1.")
+    return given
+
+
+def _too_long_message(index: int, side: str, sizes: dict[str, int], limits: dict[str, int]) -> str:
+    return (
+        f"Sentence pair {index + 1} (line {index + 1} of the corpus): its {side} has {sizes[side]} tokens, more than "
+        f"max_{side}_length={limits[side]}. Raise the limit if the model allows it, or set long_sentences='skip' to "
+        "leave such pairs out or long_sentences='truncate' to cut them."
+    )

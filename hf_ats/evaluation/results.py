@@ -1,0 +1,208 @@
+"""`results.json`: what a run found, and everything that is needed to say how."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FORMAT = 1
+_PACKAGES = ("hf_ats", "torch", "transformers", "accelerate", "datasets", "evaluate", "sacrebleu", "sentencepiece")
+_SECTIONS = {
+    "format": int,
+    "command": str,
+    "created": str,
+    "versions": dict,
+    "seed": int,
+    "model": dict,
+    "partition": (dict, type(None)),
+    "data": dict,
+    "training": dict,
+    "generation": dict,
+    "levels": dict,
+}
+_TRAINING_FIELDS = ("schedule", "epochs", "steps", "flops", "seconds")
+_LEVEL_FIELDS = ("parameters", "size_bytes", "flops_per_token", "bleu", "chrf", "bleu_signature", "chrf_signature")
+
+
+def build_results(
+    *,
+    levels: dict[str, dict],
+    seed: int,
+    model: dict,
+    partition: dict | None,
+    data: dict,
+    training: dict,
+    generation: dict,
+    command: str | None = None,
+) -> dict:
+    """The contents of `results.json`; adds when, with which command and with which versions they were found.
+
+    Args:
+        levels: for each level that the run trained, from the smallest core to `"full"`: `parameters` of the exported
+            network, `size_bytes` of its weights on disk (`weights_size`), `flops_per_token`
+            (`hf_ats.partition.flops`), `bleu`, `chrf` and their signatures (`score_translations`), and
+            `decoding_speed`, what `compare_decoding_speed` says of it, or None where it was not measured.
+        seed: of the training.
+        model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
+            tells it apart, such as its sizes.
+        partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
+        data: `source_lang`, `target_lang`, and which `train`, `validation` and `test` sets, with their sizes.
+        training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
+            and the `arguments` that differ from their defaults.
+        generation: how the scored translations were decoded, such as `num_beams` and `max_length`.
+        command: the command line; by default that of this process.
+
+    Returns:
+        `dict` with those sections and `format`, `created` (UTC, ISO 8601) and `versions`.
+
+    Raises:
+        ValueError: there is no level, or one of them or `training` lacks a field.
+    """
+    if command is None:
+        command = shlex.join(["python", *sys.argv])
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    results = {
+        "format": FORMAT,
+        "command": command,
+        "created": created,
+        "versions": installed_versions(),
+        "seed": seed,
+        "model": model,
+        "partition": partition,
+        "data": data,
+        "training": training,
+        "generation": generation,
+        "levels": levels,
+    }
+    _check(results, "results")
+    return results
+
+
+def write_results(path: str | os.PathLike, results: dict) -> None:
+    """Writes results as JSON, wholly or not at all: a reader never sees half a file, nor does a crash leave one.
+
+    JSON has no NaN and no infinity: a loss that diverged is written as null. Numpy and torch scalars, paths and dates
+    are written as numbers and text.
+
+    Args:
+        path: the file, by custom `OUTPUT_DIR/results.json`; its folder is made if need be.
+        results: what `build_results` returned.
+
+    Raises:
+        ValueError: a section is missing or a level lacks a field.
+        TypeError: a value has no form in JSON.
+    """
+    _check(results, "results")
+    write_json(path, results)
+
+
+def read_results(path: str | os.PathLike) -> dict:
+    """Reads what `write_results` wrote.
+
+    Raises:
+        ValueError: the file holds no JSON, or not the results of a run; the message names the file.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); give a results.json that train_translation.py wrote."
+        ) from None
+    _check(results, str(path))
+    return results
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes one JSON file atomically; values as in `write_results`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # In the same folder, since only within one file system is the replacement atomic.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that the owner alone may read; give it the permissions of any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def weights_size(directory: str | os.PathLike) -> int:
+    """Bytes of the weights in a checkpoint: its `.safetensors` and `.bin` files, without tokenizer and configuration.
+
+    Raises:
+        ValueError: there are none.
+    """
+    weights = [file for file in Path(directory).iterdir() if file.suffix in (".safetensors", ".bin")]
+    if not weights:
+        raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
+    return sum(file.stat().st_size for file in weights)
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Version of Python and of each package that has a part in the results; None where it is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _check(results, what: str) -> None:
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        raise ValueError(f"{what} does not hold the results of a run in format {FORMAT}, as build_results makes them.")
+    for section, kind in _SECTIONS.items():
+        if section not in results:
+            raise ValueError(f"{what} has no section {section!r}; build_results makes all of them.")
+        if not isinstance(results[section], kind):
+            raise ValueError(f"{what}: section {section!r} is a {type(results[section]).__name__}.")
+    _check_fields(results["training"], _TRAINING_FIELDS, f"{what}: section 'training'")
+    if not results["levels"]:
+        raise ValueError(f"{what}: section 'levels' is empty; give the figures of at least one level.")
+    for level, figures in results["levels"].items():
+        _check_fields(figures, _LEVEL_FIELDS, f"{what}: level {level!r}")
+
+
+def _check_fields(figures: dict, fields: tuple[str, ...], where: str) -> None:
+    missing = [field for field in fields if field not in figures]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}.")
+
+
+def _plain(value):
+    """`value` in the types that JSON has."""
+    if isinstance(value, (np.generic, torch.Tensor)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    raise TypeError(
+        f"{value!r} is a {type(value).__name__}, which JSON cannot hold; write a number, text, list or dict."
+    )

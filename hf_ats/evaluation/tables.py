@@ -1,0 +1,101 @@
+"""The tables that people read, rendered from results: plain text for the screen, Markdown for cards and READMEs."""
+
+from collections.abc import Sequence
+
+_MARKUPS = ("text", "markdown")
+
+
+def align(header: Sequence[str], rows: Sequence[Sequence[str]], markup: str = "text", left: int = 1) -> str:
+    """Lays out a table: the first `left` columns flush left, the others, which hold numbers, flush right.
+
+    Args:
+        header: the heading of each column, with its unit.
+        rows: the cells, as many in each row as in the header.
+        markup: `"text"` for the screen or `"markdown"`.
+        left: how many columns are text.
+
+    Raises:
+        ValueError: there is no such markup.
+    """
+    if markup not in _MARKUPS:
+        raise ValueError(f"markup={markup!r} is not known; write one of {', '.join(map(repr, _MARKUPS))}.")
+    columns = zip(header, *rows, strict=True)
+    widths = [max(3, *(len(cell) for cell in column)) for column in columns]
+
+    def line(cells):
+        return [
+            cell.ljust(width) if position < left else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+
+    rule = ["-" * width for width in widths]
+    if markup == "text":
+        return "\n".join("  ".join(cells).rstrip() for cells in (line(header), rule, *map(line, rows)))
+    rule = [dashes if position < left else dashes[:-1] + ":" for position, dashes in enumerate(rule)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (line(header), rule, *map(line, rows)))
+
+
+def render_table(results: dict, markup: str = "text") -> str:
+    """The table of one run: a row for each level, and below it how the figures were found.
+
+    Args:
+        results: what `build_results` or `read_results` returned.
+        markup: `"text"` for the screen or `"markdown"`.
+
+    Example:
+    ```python
+    >>> print(render_table(read_results("out/results.json")))
+    ```
+    """
+    levels = results["levels"]
+    header = ["level", "parameters", "size (MB)", "FLOPs/token (M)", "BLEU", "chrF", "decoding (tokens/s)"]
+    rows = [
+        [
+            name,
+            f"{level['parameters']:,}",
+            number(level["size_bytes"], 1e-6, 1),
+            number(level["flops_per_token"], 1e-6, 2),
+            number(level["bleu"], 1, 2),
+            number(level["chrf"], 1, 2),
+            number((level.get("decoding_speed") or {}).get("tokens_per_second"), 1, 0),
+        ]
+        for name, level in levels.items()
+    ]
+    notes = [*_scoring_notes(results), *_speed_notes(levels)]
+    separator = "\n\n" if markup == "markdown" else "\n"
+    return align(header, rows, markup) + "\n\n" + separator.join(notes)
+
+
+def _scoring_notes(results: dict) -> list[str]:
+    notes = []
+    for score, field in (("BLEU", "bleu_signature"), ("chrF", "chrf_signature")):
+        signatures = unique(level[field] for level in results["levels"].values())
+        notes.append(f"{score}: sacreBLEU {', '.join(signatures)}")
+    if results["generation"]:
+        notes.append(f"Translations scored: {_settings(results['generation'])}")
+    notes.append(
+        "Parameters, size and FLOPs are those of the exported network; FLOPs per target token, forward, a "
+        "multiply-add is 2."
+    )
+    return notes
+
+
+def _speed_notes(levels: dict) -> list[str]:
+    keys = ("device", "threads", "dtype", "batch_size", "num_beams", "sentences", "repeats")
+    measured = [level["decoding_speed"] for level in levels.values() if level.get("decoding_speed")]
+    ways = unique(_settings({key: speed[key] for key in keys if key in speed}) for speed in measured)
+    return [f"Decoding speed: median of the repeats, {way}" for way in ways]
+
+
+def _settings(values: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def number(value: float | None, scale: float, digits: int) -> str:
+    """`value * scale` with `digits` decimals and thousands set off; a dash where there is none."""
+    return "-" if value is None or value != value else f"{value * scale:,.{digits}f}"
+
+
+def unique(values) -> list[str]:
+    """The different values, in the order in which they came."""
+    return list(dict.fromkeys(values))

@@ -1,0 +1,57 @@
+"""What pip needs to know about hf_ats. Settings of tools are in pyproject.toml, tested versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=9.0", "pytest-timeout>=2.4"]
+LINT = ["ruff>=0.14"]
+
+setup(
+    name="hf_ats",
+    version="0.1.0",
+    description="One training run, two translation models: a Transformer trained jointly with its low-rank core",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The hf_ats contributors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="transformers low-rank joint-training machine-translation model-compression slimmable",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["hf_ats", "hf_ats.*"]),
+    # Templates and tables beside the code, and Python files in folders that are not packages, since they travel with
+    # a checkpoint instead of being imported.
+    package_data={"hf_ats": ["py.typed", "**/*.py", "**/*.md", "**/*.json", "**/*.txt"]},
+    install_requires=[
+        "torch>=2.11",
+        "transformers>=4.57",
+        "accelerate>=1.11",
+        "datasets>=4.0",
+        "evaluate>=0.4.3",
+        "matplotlib>=3.9",
+        "numpy>=2.0",
+        "peft>=0.20",
+        "sacrebleu>=2.4",
+        "sacremoses>=0.1",
+        "safetensors>=0.4.3",
+        "sentencepiece>=0.2",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, *LINT, "pre-commit>=4.0"],
+    },
+)

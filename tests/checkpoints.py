@@ -1,0 +1,101 @@
+"""What the tests of the checkpoint room share: partitioned models, a tokenizer, and other interpreters."""
+
+import json
+import os
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_ats.data import train_tokenizer
+from hf_ats.partition import PartitionConfig, partition_, partitioned_layers
+from tests.models import tiny_model
+
+REPOSITORY = Path(__file__).parent.parent
+TRANSFORMERS_4 = Path(os.environ.get("HF_ATS_TRANSFORMERS_4", REPOSITORY / ".venv-transformers-4/bin/python"))
+
+GERMAN = ["ein Hund läuft im Park", "die Katze schläft", "zwei Männer spielen Ball", "eine Frau liest ein Buch"]
+ENGLISH = ["a dog runs in the park", "the cat sleeps", "two men play ball", "a woman reads a book"]
+
+
+def partitioned(family: str, ratios=(0.25,), seed: int = 0, dtype=torch.float32, **overrides):
+    """A tiny partitioned model in eval mode whose full network, core and `W` compute three different things."""
+    model = tiny_model(family, seed, **overrides)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.requires_grad:  # the table of positions, which no checkpoint holds
+                parameter.copy_(type(model)(model.config).state_dict()["model.encoder.embed_positions.weight"])
+    torch.manual_seed(seed)
+    return partition_(model.to(dtype), PartitionConfig(ratios=list(ratios), init="random"))
+
+
+def trained_tokenizer(directory):
+    """A Marian tokenizer of 96 pieces, the vocabulary of the tiny models, for sentences of up to 64 tokens."""
+    return train_tokenizer(
+        GERMAN * 5, ENGLISH * 5, directory, vocab_size=96, source_lang="de", target_lang="en", model_max_length=64
+    )
+
+
+@torch.no_grad()
+def logits(model, batch) -> torch.Tensor:
+    """Shape `(batch, target, vocabulary)`."""
+    return model(**batch).logits
+
+
+def snapshot(model) -> dict:
+    """Everything about a model that an export must not change."""
+    return {
+        "state": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "identity": {name: id(parameter) for name, parameter in model.named_parameters()},
+        "gradients": {
+            name: None if p.grad is None else p.grad.clone()
+            for name, p in model.named_parameters(remove_duplicate=False)
+        },
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "training": {name: module.training for name, module in model.named_modules()},
+        "levels": {name: layer.level for name, layer in partitioned_layers(model).items()},
+        "config": model.config.to_dict(),
+        "generation_config": model.generation_config.to_dict(),
+        "random_state": torch.get_rng_state(),
+    }
+
+
+def assert_same(before, after, path="model") -> None:
+    """Two snapshots are equal, bit by bit."""
+    if isinstance(before, dict):
+        assert before.keys() == after.keys(), path
+        for key in before:
+            assert_same(before[key], after[key], f"{path}.{key}")
+    elif isinstance(before, torch.Tensor):
+        assert before.dtype == after.dtype, path
+        assert torch.equal(before, after), path
+    else:
+        assert before == after, path
+
+
+def run_elsewhere(interpreter: str | Path, code: str, folder: Path, *arguments, with_package: bool) -> dict:
+    """Runs `code` in another interpreter and returns its last line, JSON, with what it wrote to standard error.
+
+    The code finds `arguments` in `sys.argv[1:]`. Without the package, importing `hf_ats` fails, installed or not.
+    """
+    if not Path(interpreter).exists():
+        pytest.skip(f"there is no {interpreter}; `make test` makes it, or set HF_ATS_TRANSFORMERS_4")
+    hidden = "import sys; sys.modules['hf_ats'] = None\n" if not with_package else ""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_", "TRANSFORMERS"))
+    }
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    if with_package:
+        environment["PYTHONPATH"] = str(REPOSITORY)
+    finished = subprocess.run(
+        [str(interpreter), "-c", hidden + textwrap.dedent(code), *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return {**json.loads(finished.stdout.splitlines()[-1]), "stderr": finished.stderr}

@@ -1,0 +1,98 @@
+"""What two processes do, for test_training_distributed.py; launched by torchrun.
+
+Every scenario is a training run. Rank 0 saves the weights that it ends with, and every rank what it saw.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import torch
+
+from hf_ats.training import ATSSeq2SeqTrainer
+from tests.training import SequentialTrainer, make_trainer, partitioned
+
+
+class FindsUnusedParameters(SequentialTrainer):
+    """The plain way: DistributedDataParallel searches each step's graph for the parameters without a gradient."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.accelerator.ddp_handler.find_unused_parameters = True
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        (level,) = self.levels_at_step(self.state.global_step)
+        with self._live(level):
+            return super(ATSSeq2SeqTrainer.__mro__[1], self).training_step(model, inputs, num_items_in_batch)
+
+
+class Counting(ATSSeq2SeqTrainer):
+    """Counts the bytes that DistributedDataParallel reduces in each step, and keeps what this rank trained on."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reduced, self.sentences, self.hooked = [], [], False
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self.hooked:
+            model.register_comm_hook(self, self._count)
+            self.hooked = True
+        if len(self.reduced) == self.state.global_step:
+            self.reduced.append(0)
+        self.sentences += [tuple(row[row != -100].tolist()) for row in inputs["labels"]]
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    @staticmethod
+    def _count(self, bucket):
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        self.reduced[-1] += bucket.buffer().nbytes
+        return allreduce_hook(torch.distributed.group.WORLD, bucket)
+
+
+def main(out: Path):
+    torch.set_num_threads(1)
+    seen = {}
+
+    def run(name, *, resume=None, trainer_class=SequentialTrainer, model=None, double=True, **fields):
+        model = model or partitioned(dropout=fields.pop("dropout", 0.0))
+        if double:
+            model = model.double()
+        defaults = dict(per_device_train_batch_size=2, weight_decay=0.1, label_smoothing_factor=0.1)
+        trainer = make_trainer(model, out / name, trainer_class, **(defaults | fields))
+        assert trainer.args.world_size == trainer.accelerator.num_processes == 2
+        trainer.train(resume_from_checkpoint=resume and str(resume))
+        if trainer.is_world_process_zero():
+            torch.save(model.state_dict(), out / f"{name}.pt")
+        seen[name] = trainer
+        return trainer
+
+    run("alternating", logging_strategy="steps", logging_steps=2)
+    run("accumulated", per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    run("checkpointing", gradient_checkpointing=True)
+    run("slimmable", schedule="slimmable")
+    run("core", schedule="core")
+    run("ladder", model=partitioned(ratios=(0.1, 0.25)))
+    run("find_unused", trainer_class=FindsUnusedParameters)
+
+    common = dict(trainer_class=ATSSeq2SeqTrainer, dropout=0.1, double=False, max_tokens=40, max_steps=9)
+    run("whole", save_strategy="steps", save_steps=3, **common)
+    torch.manual_seed(1234)
+    run("resumed", resume=out / "whole" / "checkpoint-3", **common)
+
+    counting = run("counting", trainer_class=Counting, max_tokens=40, max_steps=-1, num_train_epochs=1, double=False)
+    seen_here = dict(reduced=counting.reduced, sentences=counting.sentences, log=seen["alternating"].state.log_history)
+    torch.save(seen_here, out / f"rank{counting.args.process_index}.pt")
+
+    with contextlib.suppress(FileNotFoundError):
+        refused = None
+        try:
+            make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")
+        except ValueError as error:
+            refused = str(error)
+        (out / f"refused{counting.args.process_index}.txt").write_text(refused or "")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

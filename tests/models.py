@@ -1,0 +1,111 @@
+"""Tiny real models, built from configs, for every architecture with a preset. Nothing here needs a network."""
+
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+FAMILIES = ("marian", "bart", "m2m_100", "t5")
+VOCABULARY = 96
+
+_SHARED = dict(
+    vocab_size=VOCABULARY,
+    d_model=32,
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=64,
+    decoder_ffn_dim=64,
+    max_position_embeddings=64,
+    dropout=0.0,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    encoder_layerdrop=0.0,
+    decoder_layerdrop=0.0,
+)
+
+
+def tiny_config(family: str, **overrides):
+    """The config of a model with 2 + 2 layers of width 32, feed-forward 64, 4 heads, 96 words, no dropout."""
+    if family == "marian":
+        last = VOCABULARY - 1
+        return MarianConfig(
+            **(_SHARED | dict(pad_token_id=last, decoder_start_token_id=last, eos_token_id=0, scale_embedding=True, forced_eos_token_id=None) | overrides)
+        )
+    if family == "bart":
+        return BartConfig(**(_SHARED | dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None) | overrides))
+    if family == "m2m_100":
+        return M2M100Config(**(_SHARED | dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2) | overrides))
+    if family == "t5":
+        return T5Config(
+            **(
+                dict(
+                    vocab_size=VOCABULARY,
+                    d_model=32,
+                    d_kv=8,
+                    d_ff=64,
+                    num_layers=2,
+                    num_decoder_layers=2,
+                    num_heads=4,
+                    dropout_rate=0.0,
+                    pad_token_id=0,
+                    eos_token_id=1,
+                    decoder_start_token_id=0,
+                )
+                | overrides
+            )
+        )
+    raise ValueError(f"family={family!r}; write one of {FAMILIES}.")
+
+
+_CLASSES = {
+    "marian": MarianMTModel,
+    "bart": BartForConditionalGeneration,
+    "m2m_100": M2M100ForConditionalGeneration,
+    "t5": T5ForConditionalGeneration,
+}
+
+
+def tiny_model(family: str, seed: int = 0, **overrides):
+    """A model whose biases and norms are moved off their neutral start, so that losing one shows; in eval mode."""
+    torch.manual_seed(seed)
+    model = _CLASSES[family](tiny_config(family, **overrides))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(4.0 if family != "t5" else 1.0)
+    return model.eval()
+
+
+def probe_batch(model, n: int = 3, source: int = 7, target: int = 5, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random ids without padding; input_ids and attention_mask `(n, source)`, decoder_input_ids `(n, target)`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length):
+        return torch.randint(3, VOCABULARY - 1, (n, length), generator=generator)
+
+    return {
+        "input_ids": ids(source),
+        "attention_mask": torch.ones(n, source, dtype=torch.long),
+        "decoder_input_ids": ids(target),
+    }
+
+
+def training_batch(n: int = 4, source: int = 7, target: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A padded batch as a collator makes it, with labels of unequal lengths (-100 where there is none)."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(3, VOCABULARY - 1, (n, source), generator=generator)
+    labels = torch.randint(3, VOCABULARY - 1, (n, target), generator=generator)
+    for row in range(n):
+        labels[row, target - row % 3 :] = -100
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}

@@ -1,0 +1,109 @@
+"""The core classes, alone: what they compute, what they ask for, and that they save themselves completely."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from hf_ats.checkpoint import modeling_ats, pipeline_ats
+from hf_ats.checkpoint.modeling_ats import LowRankLinear
+from hf_ats.checkpoint.registration import CORE_CLASSES
+from tests.checkpoints import logits
+from tests.models import FAMILIES, probe_batch, tiny_config
+
+
+def core(family: str, names: list[str]):
+    """A core with random weights, of rank 3 in the named layers."""
+    config_class = next(c.config_class for c in CORE_CLASSES if c.config_class.model_type == f"ats_{family}")
+    fields = tiny_config(family).to_dict() | {"model_type": config_class.model_type}
+    config = config_class.from_dict({**fields, "ats_ranks": dict.fromkeys(names, 3)})
+    torch.manual_seed(0)
+    return AutoModelForSeq2SeqLM.from_config(config).eval()
+
+
+def feed_forward(family: str) -> list[str]:
+    if family == "t5":
+        return [f"encoder.block.0.layer.1.DenseReluDense.{name}" for name in ("wi", "wo")]
+    return [f"model.encoder.layers.0.{name}" for name in ("fc1", "fc2")]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_low_rank_linear_is_a_linear_layer_with_weight_vu(bias):
+    layer = LowRankLinear(6, 5, 2, bias=bias)
+    x = torch.randn(3, 4, 6)
+    expected = nn.functional.linear(x, layer.V.weight @ layer.U.weight, layer.V.bias)
+    torch.testing.assert_close(layer(x), expected)
+    assert layer.bias is layer.V.bias
+    assert (layer.bias is not None) == bias
+
+
+def test_the_weight_of_a_low_rank_layer_has_shape_and_dtype_and_no_data():
+    weight = LowRankLinear(6, 5, 2).to(torch.bfloat16).weight
+    assert (weight.shape, weight.dtype) == ((5, 6), torch.bfloat16)
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        weight.sum().item()
+
+
+@pytest.mark.parametrize("module", [modeling_ats, pipeline_ats])
+def test_files_that_travel_import_torch_and_transformers_alone(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            imported.add(node.module)
+    assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) <= {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_core_saves_itself_completely_and_loads_without_w(family, tmp_path):
+    names = feed_forward(family)
+    model = core(family, names)
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "modeling_ats.py",
+        "pipeline_ats.py",
+    }
+    again, found = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(again) is type(model)
+    assert all(isinstance(again.get_submodule(name), LowRankLinear) for name in names)
+    assert not any(f"{name}.weight" in again.state_dict() for name in names)
+    batch = probe_batch(model)
+    assert torch.equal(logits(again, batch), logits(model, batch))
+
+
+def test_the_config_of_a_core_names_its_code_again_each_time_it_is_saved(tmp_path):
+    core("marian", feed_forward("marian")).save_pretrained(tmp_path / "first")
+    AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
+    assert first == second
+    assert first["auto_map"] == {
+        "AutoConfig": "modeling_ats.ATSMarianConfig",
+        "AutoModelForSeq2SeqLM": "modeling_ats.ATSMarianMTModel",
+    }
+    assert first["custom_pipelines"]["translation"]["impl"] == "pipeline_ats.ATSTranslationPipeline"
+    for reference in (*first["auto_map"].values(), first["custom_pipelines"]["translation"]["impl"]):
+        file, name = reference.split(".")
+        assert hasattr({"modeling_ats": modeling_ats, "pipeline_ats": pipeline_ats}[file], name)
+
+
+def test_an_installed_package_does_not_ask_for_trust_in_the_files_pipeline(tmp_path):
+    core("marian", feed_forward("marian")).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).custom_pipelines == {}
+
+
+def test_tools_that_look_for_linear_layers_find_the_factors(tmp_path):
+    model = core("marian", feed_forward("marian"))
+    factors = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and "fc1." in name]
+    assert factors == ["model.encoder.layers.0.fc1.U", "model.encoder.layers.0.fc1.V"]

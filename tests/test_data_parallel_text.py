@@ -1,0 +1,175 @@
+"""What is read from files, line by line, and what each fault of a file is answered with."""
+
+import gzip
+import json
+import logging
+from collections import Counter
+
+import pytest
+
+from hf_ats.data.parallel_text import EMPTY_SIDE, INVALID_UTF8, NOT_A_TRANSLATION, read_parallel
+
+# What Python's splitlines would break at, inside a sentence.
+LINE_BREAKS_ELSEWHERE = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def write_pair(directory, german: bytes, english: bytes, name: str = "corpus", ending: str = "") -> str:
+    for language, text in (("de", german), ("en", english)):
+        path = directory / f"{name}.{language}{ending}"
+        path.write_bytes(gzip.compress(text) if ending == ".gz" else text)
+    return str(directory / name)
+
+
+def write_records(path, records) -> str:
+    lines = [record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_line_n_of_one_file_is_paired_with_line_n_of_the_other(tmp_path, ending):
+    prefix = write_pair(tmp_path, "Straße\nÄpfel\n".encode(), b"street\napples\n", ending=ending)
+    assert read_parallel(prefix, "de", "en") == (["Straße", "Äpfel"], ["street", "apples"])
+    assert read_parallel(prefix, "en", "de") == (["street", "apples"], ["Straße", "Äpfel"])
+
+
+def test_one_side_may_be_packed_and_plain_text_wins(tmp_path):
+    prefix = write_pair(tmp_path, b"eins\n", b"one\n")
+    (tmp_path / "corpus.en").rename(tmp_path / "kept.en")
+    (tmp_path / "corpus.en.gz").write_bytes(gzip.compress(b"packed\n"))
+    assert read_parallel(prefix, "de", "en") == (["eins"], ["packed"])
+    (tmp_path / "kept.en").rename(tmp_path / "corpus.en")
+    assert read_parallel(prefix, "de", "en") == (["eins"], ["one"])
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    sentence = f"a{LINE_BREAKS_ELSEWHERE}b"
+    prefix = write_pair(tmp_path, f"{sentence}\nzwei".encode(), b"one\ntwo\n")
+    assert read_parallel(prefix, "de", "en") == ([sentence, "zwei"], ["one", "two"])
+    path = write_records(tmp_path / "corpus.jsonl", [{"translation": {"de": sentence, "en": "one"}}])
+    assert read_parallel(path, "de", "en") == ([sentence], ["one"])
+
+
+def test_carriage_returns_and_a_byte_order_mark_are_no_text(tmp_path):
+    prefix = write_pair(tmp_path, b"\xef\xbb\xbfeins\r\nzwei\r\n", b"one\r\ntwo")
+    assert read_parallel(prefix, "de", "en") == (["eins", "zwei"], ["one", "two"])
+
+
+def test_json_lines_give_what_the_two_files_give(tmp_path):
+    records = [{"translation": {"de": "Straße", "en": "street", "fr": "rue"}}, {"translation": {"de": "b", "en": "c"}}]
+    path = write_records(tmp_path / "corpus.json", records)
+    assert read_parallel(path, "de", "en") == (["Straße", "b"], ["street", "c"])
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "corpus.json").read_bytes()))
+    assert read_parallel(packed, "fr", "en", skip_bad_lines=True) == (["rue"], ["street"])
+
+
+def test_unequal_numbers_of_lines_are_refused_even_when_skipping(tmp_path):
+    prefix = write_pair(tmp_path, b"eins\nzwei\ndrei\n", b"one\ntwo\n")
+    for skip_bad_lines in (False, True):
+        with pytest.raises(ValueError, match=r"corpus\.de has 3 lines, .*corpus\.en has 2: .*Align the files"):
+            read_parallel(prefix, "de", "en", skip_bad_lines=skip_bad_lines)
+
+
+@pytest.mark.parametrize(
+    ("german", "message"),
+    [
+        (b"eins\nzw\xffei\ndrei\n", r"corpus\.de, line 2: not valid UTF-8 \(byte 0xff at position 3 of the line\)"),
+        (b"eins\n\ndrei\n", r"corpus\.de, line 2: the source side is empty"),
+        (b"eins\n \t\xe2\x80\xa8\ndrei\n", r"corpus\.de, line 2: the source side is empty"),
+    ],
+)
+def test_a_bad_line_is_named_and_skipped_only_on_request(tmp_path, caplog, german, message):
+    prefix = write_pair(tmp_path, german, b"one\ntwo\nthree\n")
+    with pytest.raises(ValueError, match=message + r".*1 of 3.*skip_bad_lines"):
+        read_parallel(prefix, "de", "en")
+    with caplog.at_level(logging.WARNING, logger="hf_ats"):
+        assert read_parallel(prefix, "de", "en", skip_bad_lines=True) == (["eins", "drei"], ["one", "three"])
+    assert "Left out 1 of 3 sentence pairs" in caplog.text
+
+
+def test_skipped_pairs_are_counted_once_each_under_their_reason(tmp_path):
+    # Line 2 is bad on both sides.
+    prefix = write_pair(tmp_path, b"eins\n\xff\n\nvier\nsechs\n", b"one\n\nthree\n\xfe\nsix\n")
+    skipped = Counter()
+    assert read_parallel(prefix, "de", "en", skip_bad_lines=True, skipped=skipped) == (
+        ["eins", "sechs"],
+        ["one", "six"],
+    )
+    assert skipped == {INVALID_UTF8: 2, EMPTY_SIDE: 1}
+
+
+def test_a_corpus_without_a_usable_line_is_refused(tmp_path):
+    prefix = write_pair(tmp_path, b"\n\n", b"one\ntwo\n")
+    with pytest.raises(ValueError, match="No usable line is left"):
+        read_parallel(prefix, "de", "en", skip_bad_lines=True)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    prefix = write_pair(tmp_path, b"", b"")
+    with pytest.raises(ValueError, match=r"corpus\.de is empty"):
+        read_parallel(prefix, "de", "en")
+
+
+def test_a_missing_file_is_named_with_what_was_looked_for_and_what_there_is(tmp_path):
+    prefix = write_pair(tmp_path, b"eins\n", b"one\n", ending=".gz")
+    with pytest.raises(FileNotFoundError, match=r"corpus\.fr and .*corpus\.fr\.gz\. .*there are files for: de, en\."):
+        read_parallel(prefix, "fr", "en")
+    with pytest.raises(FileNotFoundError, match="No file has this prefix"):
+        read_parallel(tmp_path / "nothing", "de", "en")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        read_parallel(tmp_path / "nothing.jsonl", "de", "en")
+
+
+def test_a_broken_archive_is_named(tmp_path):
+    prefix = write_pair(tmp_path, b"eins\n", b"one\n", ending=".gz")
+    (tmp_path / "corpus.en.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"corpus\.en\.gz cannot be unpacked"):
+        read_parallel(prefix, "de", "en")
+    whole = gzip.compress(b"one, of which the end is missing\n")
+    (tmp_path / "corpus.en.gz").write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match=r"corpus\.en\.gz cannot be unpacked"):
+        read_parallel(prefix, "de", "en")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"translation": ',
+        '["de", "en"]',
+        {"text": "eins"},
+        {"translation": "eins"},
+        {"translation": {"de": "eins"}},
+        {"translation": {"de": 1, "en": "one"}},
+        {"translation": {"de": None, "en": "one"}},
+    ],
+)
+def test_a_line_that_is_no_translation_is_named(tmp_path, record):
+    good = {"translation": {"de": "zwei", "en": "two"}}
+    path = write_records(tmp_path / "corpus.jsonl", [good, record, good])
+    with pytest.raises(ValueError, match=r"corpus\.jsonl, line 2: (not a JSON object|no text under).*1 of 3"):
+        read_parallel(path, "de", "en")
+    skipped = Counter()
+    sides = read_parallel(path, "de", "en", skip_bad_lines=True, skipped=skipped)
+    assert sides == (["zwei"] * 2, ["two"] * 2)
+    assert skipped == {NOT_A_TRANSLATION: 1}
+
+
+def test_invalid_utf8_in_json_lines_is_named(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'{"translation": {"de": "\xff", "en": "one"}}\n')
+    with pytest.raises(ValueError, match=r"line 1: not valid UTF-8 \(byte 0xff"):
+        read_parallel(path, "de", "en")
+
+
+def test_a_language_that_the_records_lack_is_refused_with_those_they_have(tmp_path):
+    path = write_records(tmp_path / "corpus.jsonl", [{"translation": {"de": "eins", "en": "one"}}])
+    for skip_bad_lines in (False, True):
+        with pytest.raises(ValueError, match="no language 'fr': its records are in de, en"):
+            read_parallel(path, "de", "fr", skip_bad_lines=skip_bad_lines)
+
+
+@pytest.mark.parametrize("pair", [("de", "de"), ("", "en")])
+def test_a_pair_of_one_language_is_refused(tmp_path, pair):
+    with pytest.raises(ValueError, match="no language pair; give two different"):
+        read_parallel(tmp_path / "corpus", *pair)

@@ -1,0 +1,182 @@
+import copy
+import os
+import runpy
+import statistics
+from pathlib import Path
+
+import pytest
+
+from hf_ats.evaluation import build_results, render_comparison, update_marked_block, write_results
+from tests.test_evaluation_results import LEVEL, SECTIONS
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "compare_runs.py"
+
+
+def scored(bleu):
+    return LEVEL | {"bleu": bleu, "chrf": bleu + 20}
+
+
+def write_run(directory, name, **changes):
+    """A results.json; `changes` are fields of `training` or whole sections."""
+    sections = copy.deepcopy(SECTIONS)
+    for key, value in changes.items():
+        if key in ("schedule", "epochs", "flops", "seconds", "arguments"):
+            sections["training"][key] = value
+        else:
+            sections[key] = value
+    path = directory / name / "results.json"
+    write_results(path, build_results(**sections, command=f"python scripts/train_translation.py --output_dir {name}"))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The four rows of the paper's comparison."""
+    seeds = [
+        write_run(
+            tmp_path,
+            f"joint-{seed}",
+            seed=seed,
+            levels={"core": scored(bleu), "full": scored(bleu + 5)},
+            arguments={"seed": seed, "output_dir": f"joint-{seed}", "max_tokens": 4096},
+        )
+        for seed, bleu in ((1, 21.0), (2, 23.0))
+    ]
+    return [
+        write_run(tmp_path, "full", schedule="full", partition=None, levels={"full": scored(28.4)}, flops=5e12),
+        write_run(tmp_path, "core", schedule="core", levels={"core": scored(24.3)}, seconds=90),
+        *seeds,
+        write_run(tmp_path, "twice", epochs=4, levels={"core": scored(26.1), "full": scored(31.6)}),
+    ]
+
+
+def table_of(markdown):
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_one_row_for_each_kind_of_run_in_the_order_of_the_files(runs):
+    full, core, joint, twice = table_of(render_comparison(runs))
+    assert [row["training"] for row in (full, core, joint, twice)] == [
+        "full alone",
+        "core alone",
+        "alternating",
+        "alternating",
+    ]
+    assert [row["r"] for row in (full, core, joint, twice)] == ["-", "0.125", "0.125", "0.125"]
+    assert [row["epochs"] for row in (full, core, joint, twice)] == ["2", "2", "2", "4"]
+    assert (full["core BLEU"], full["full BLEU"], full["full chrF"]) == ("-", "28.40", "48.40")
+    assert (core["core BLEU"], core["core chrF"], core["full BLEU"]) == ("24.30", "44.30", "-")
+    assert (full["training FLOPs (T)"], core["training FLOPs (T)"]) == ("5.0", "1.0")
+    assert (full["wall time (min)"], core["wall time (min)"]) == ("1.0", "1.5")
+    assert list(full)[4:] == [
+        *("core BLEU", "core chrF", "full BLEU", "full chrF"),
+        *("training FLOPs (T)", "wall time (min)"),
+    ]
+
+
+def test_seeds_share_a_row(runs):
+    _, core, joint, _ = table_of(render_comparison(runs))
+    deviation = f"{statistics.stdev([21, 23]):.2f}"
+    assert joint["seeds"] == "2"
+    assert joint["core BLEU"] == f"22.00 ± {deviation}"
+    assert joint["full chrF"] == f"47.00 ± {deviation}"
+    assert (core["seeds"], core["core BLEU"]) == ("1", "24.30")
+    assert "seeds" not in table_of(render_comparison(runs[:2]))[0]
+
+
+def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_row(tmp_path):
+    base = {"arguments": {"seed": 1, "learning_rate": 1e-3}, "seed": 1}
+    other = {"arguments": {"seed": 2, "learning_rate": 2e-3}, "seed": 2}
+    first = write_run(tmp_path, "first", **base)
+    assert len(table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))) == 2
+    other["arguments"]["learning_rate"] = 1e-3
+    assert len(table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))) == 1
+    with_ratio = write_run(tmp_path, "second", **other, partition={"method": "rank", "ratios": [0.25, 0.5]})
+    assert [row["r"] for row in table_of(render_comparison([first, with_ratio]))] == ["0.125", "0.25, 0.5"]
+
+
+def test_levels_of_a_ladder_stand_between_its_ends(tmp_path):
+    levels = {"core": scored(1), "level1": scored(2), "level2": scored(3), "full": scored(4)}
+    row = table_of(render_comparison([write_run(tmp_path, "ladder", levels=levels)]))[0]
+    scores = [column for column in row if column.endswith("BLEU")]
+    assert scores == ["core BLEU", "level1 BLEU", "level2 BLEU", "full BLEU"]
+    assert [row[column] for column in scores] == ["1.00", "2.00", "3.00", "4.00"]
+
+
+def test_signatures_decoding_and_commands_stand_below(runs):
+    comparison = render_comparison(runs)
+    assert comparison.count(LEVEL["bleu_signature"]) == comparison.count(LEVEL["chrf_signature"]) == 1
+    assert "Decoding: num_beams 1." in comparison
+    for run in runs:
+        assert f"python scripts/train_translation.py --output_dir {run.parent.name}\n" in comparison
+    assert "train_translation" not in render_comparison(runs, commands=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"levels": {"core": LEVEL | {"bleu_signature": "nrefs:1|case:lc|tok:13a"}}}, "scores"),
+        ({"generation": {"num_beams": 5}}, "decoding"),
+        ({"data": {"source_lang": "de", "target_lang": "en", "test": "other"}}, "data"),
+    ],
+)
+def test_scores_that_do_not_compare_are_refused(runs, tmp_path, changes, what):
+    other = write_run(tmp_path, "other", **changes)
+    with pytest.raises(ValueError, match=rf"{what} of .*other/results\.json and .*full/results\.json differ"):
+        render_comparison([*runs, other])
+
+
+def test_the_same_run_twice_is_refused(runs, tmp_path):
+    with pytest.raises(ValueError, match=r"differ in nothing, with the seeds \[3, 3\]"):
+        render_comparison([*runs, write_run(tmp_path, "copy", schedule="core", levels={"core": scored(24.3)})])
+    with pytest.raises(ValueError, match="result_files is empty"):
+        render_comparison([])
+
+
+README = "# Title\n\n<!-- begin runs -->\nold\n<!-- end runs -->\n\nafter\n"
+
+
+def test_the_marked_block_is_replaced_and_the_rest_left(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    assert update_marked_block(path, "| new |")
+    assert path.read_text() == "# Title\n\n<!-- begin runs -->\n\n| new |\n\n<!-- end runs -->\n\nafter\n"
+    assert not update_marked_block(path, "| new |\n"), "nothing to change"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no marks", "<!-- begin runs -->", "<!-- end runs --><!-- begin runs -->", README + README],
+    ids=["none", "one", "reversed", "twice"],
+)
+def test_wrong_marks_are_refused_and_the_file_left(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md has \d times '<!-- begin runs -->' and \d times"):
+        update_marked_block(path, "new")
+    assert path.read_text() == text
+
+
+def run_script(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", [os.fspath(SCRIPT), *map(os.fspath, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(os.fspath(SCRIPT), run_name="__main__")
+    return exit_.value.code
+
+
+def test_the_script_prints_updates_and_explains(runs, tmp_path, monkeypatch, capsys):
+    assert run_script(monkeypatch, *runs) == 0
+    assert capsys.readouterr().out.strip() == render_comparison(runs)
+
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    assert run_script(monkeypatch, *runs, "--no_commands", "--update", path) == 0
+    assert render_comparison(runs, commands=False) in path.read_text()
+    assert "README.md is updated" in capsys.readouterr().err
+
+    assert run_script(monkeypatch, *runs, "--update", path, "--block", "other") == 1
+    assert "begin other" in capsys.readouterr().err
+    assert run_script(monkeypatch, tmp_path / "missing.json") == 1
+    assert "missing.json" in capsys.readouterr().err

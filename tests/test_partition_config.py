@@ -1,0 +1,37 @@
+import pytest
+
+from hf_ats.partition import PartitionConfig
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(ratios=[]), r"ratios=\[\] names no core"),
+        (dict(ratios=0.25), r"ratios=0.25 is a single number; write a list, ratios=\[0.25\]"),
+        (dict(ratios=[0.0]), r"holds 0.0, which is not between 0 and 1"),
+        (dict(ratios=[0.25, 1.0]), r"holds 1.0, which is not between 0 and 1"),
+        (dict(ratios=[float("nan")]), "holds nan"),
+        (dict(ratios=[0.25, 0.125]), r"increase strictly.*write ratios=\[0.125, 0.25\]"),
+        (dict(ratios=[0.25, 0.25]), r"increase strictly.*write ratios=\[0.25\]"),
+        (dict(method="lowrank"), "method='lowrank' is not known; write one of 'rank'"),
+        (dict(init="zeros"), "init='zeros' is not known; write one of 'svd', 'random'"),
+        (dict(target_modules=[]), r"target_modules=\[\] names no module; write None"),
+        (dict(target_modules="fc(1"), r"regular expression, and does not compile.*target_modules=\['fc\(1'\]"),
+        (dict(exclude_modules="*"), "exclude_modules='\\*' is a string, hence a regular expression"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_a_remedy(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PartitionConfig(**fields)
+
+
+def test_a_configuration_survives_its_dictionary():
+    config = PartitionConfig(ratios=(0.1, 0.5), target_modules=("fc1",), exclude_modules=r".*\.0\.fc1", init="random")
+    assert PartitionConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shape", "rank"), [(0.25, (512, 1024), 128), (0.03125, (1024, 512), 16), (0.001, (64, 64), 1)]
+)
+def test_the_rank_is_the_rounded_share_of_the_smaller_side_and_at_least_one(ratio, shape, rank):
+    assert PartitionConfig(ratios=[ratio]).rank(ratio, *shape) == rank

@@ -1,0 +1,273 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hf_ats.partition import (
+    PartitionConfig,
+    PartitionedRankLinear,
+    at_level,
+    count_exported_parameters,
+    count_parameters,
+    get_level,
+    is_partitioned,
+    level_names,
+    num_levels,
+    parameters_at_level,
+    partition_,
+    partition_config,
+    partition_structure_,
+    partitioned_layers,
+    resolve_level,
+    set_level,
+    stock_config,
+)
+from tests.laws import snapshot
+from tests.models import FAMILIES, probe_batch, tiny_model, training_batch
+
+LADDER = PartitionConfig(ratios=[0.1, 0.25])
+# The suffixes that the paper's partition means, and how many layers of a 2 + 2 layer model carry them: feed-forward
+# pairs in 4 blocks; query and key in 2 encoder and 2 x 2 decoder attentions.
+EXPECTED_LAYERS = {"marian": 20, "bart": 20, "m2m_100": 20, "t5": 20}
+
+
+@pytest.mark.parametrize("init", ["svd", "random"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_partitioning_changes_nothing_at_full_level(family, init):
+    model = tiny_model(family)
+    batch = probe_batch(model)
+    before = model(**batch).logits
+    partition_(model, PartitionConfig(ratios=[0.1, 0.25], init=init))
+    assert len(partitioned_layers(model)) == EXPECTED_LAYERS[family]
+    torch.testing.assert_close(model(**batch).logits, before, rtol=1e-4, atol=1e-5)
+    with at_level(model, "core"):
+        assert (model(**batch).logits - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_level_is_the_stock_model_with_that_levels_weights(family):
+    model = partition_(tiny_model(family), LADDER)
+    batch = probe_batch(model)
+    for level in range(num_levels(model)):
+        stock = tiny_model(family)
+        with torch.no_grad():
+            for name, layer in partitioned_layers(model).items():
+                stock.get_submodule(name).weight.copy_(layer.merged_weight(level))
+        with at_level(model, level):
+            torch.testing.assert_close(model(**batch).logits, stock(**batch).logits, rtol=1e-4, atol=1e-5)
+
+
+def trainable(parameters):
+    return {name for name, parameter in parameters.items() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_backward_pass_reaches_the_mask_of_its_level_and_nothing_else(family):
+    model = partition_(tiny_model(family), LADDER)
+    for level in range(3):
+        model.zero_grad()
+        with at_level(model, level):
+            model(**training_batch()).loss.backward()
+        touched = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert touched == trainable(parameters_at_level(model, level))
+    assert touched == trainable(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_checkpointing_changes_no_gradient(family):
+    model = partition_(tiny_model(family), LADDER).train()
+    batch = training_batch()
+    for level in range(3):
+        gradients = []
+        for checkpointing in (False, True):
+            if checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            else:
+                model.gradient_checkpointing_disable()
+            model.zero_grad()
+            with at_level(model, level):
+                model(**batch, use_cache=False).loss.backward()
+            gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, gradient in gradients[0].items():
+            # The recomputation reaches shared embeddings in another order, so their sums differ in the last bits.
+            torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_trains_every_level(dtype):
+    model = partition_(tiny_model("marian"), LADDER)
+    exact = {}
+    for level in range(3):
+        with at_level(model, level):
+            exact[level] = model(**training_batch()).loss.item()
+            with torch.autocast("cpu", dtype=dtype):
+                loss = model(**training_batch()).loss
+            model.zero_grad()
+            loss.backward()
+        assert loss.item() == pytest.approx(exact[level], rel=0.03)  # 8 bits of mantissa over a dozen layers
+        touched = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert touched == trainable(parameters_at_level(model, level))
+
+
+def test_a_compiled_model_follows_its_level():
+    model = partition_(tiny_model("marian"), LADDER)
+    compiled = torch.compile(model, backend="eager")
+    batch = probe_batch(model)
+    for level in (2, 0, 1, 2):
+        set_level(compiled, level)
+        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
+        assert get_level(model) == level
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_add_up_by_hand(family):
+    stock = tiny_model(family)
+    everything = sum(p.numel() for p in stock.parameters())
+    model = partition_(tiny_model(family), LADDER)
+    layers = partitioned_layers(model).values()
+    dense = sum(layer.in_features * layer.out_features for layer in layers)
+    per_rank = [sum(layer.ranks[i] * (layer.in_features + layer.out_features) for layer in layers) for i in (0, 1)]
+    assert [count_parameters(model, level) for level in range(3)] == [
+        everything - dense + per_rank[0],
+        everything - dense + per_rank[1],
+        everything + per_rank[1],
+    ]
+    assert [count_exported_parameters(model, level) for level in range(3)] == [
+        everything - dense + per_rank[0],
+        everything - dense + per_rank[1],
+        everything,
+    ]
+
+
+def test_levels_have_names_and_numbers():
+    model = partition_(tiny_model("marian"), PartitionConfig(ratios=[0.1, 0.25, 0.5]))
+    assert num_levels(model) == 4
+    assert level_names(model) == ["core", "level1", "level2", "full"]
+    assert [resolve_level(model, name) for name in level_names(model)] == [0, 1, 2, 3]
+    assert get_level(model) == 3
+    for bad in (-1, 4, "middle", "0", True, 1.0, None):
+        with pytest.raises(ValueError, match="is not a level of this MarianMTModel; write one of 'core', 'level1'"):
+            set_level(model, bad)
+
+
+def test_at_level_puts_back_what_was_before_also_after_an_exception():
+    model = partition_(tiny_model("marian"), LADDER)
+    set_level(model, 1)
+    with pytest.raises(RuntimeError, match="inside"), at_level(model, "core"):
+        assert get_level(model) == 0
+        raise RuntimeError("inside")
+    assert get_level(model) == 1
+    with pytest.raises(ValueError, match="not a level"), at_level(model, 7):
+        pass
+    assert get_level(model) == 1
+
+
+def test_names_match_as_whole_dotted_suffixes_or_as_a_regular_expression():
+    def targets(**fields):
+        return list(partitioned_layers(partition_(tiny_model("marian"), PartitionConfig(ratios=[0.25], **fields))))
+
+    assert targets(target_modules=["encoder.layers.0.fc1"]) == ["model.encoder.layers.0.fc1"]
+    assert len(targets(target_modules=["fc1"])) == 4
+    assert targets(target_modules=r"model\.decoder\.layers\.\d\.fc2") == [
+        "model.decoder.layers.0.fc2",
+        "model.decoder.layers.1.fc2",
+    ]
+    assert len(targets(exclude_modules=["self_attn.q_proj", "fc2"])) == 20 - 4 - 4
+    assert not any("decoder" in name for name in targets(exclude_modules=r".*decoder.*"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(target_modules=["query"]), r"target_modules=\['query'\].*matches no module.*fc1, fc2"),
+        (dict(target_modules=["fc1", "fcl2"]), "'fcl2' matches no module"),
+        (dict(target_modules="fc1"), "target_modules='fc1'.*matches no module"),
+        (dict(target_modules=["self_attn"]), "self_attn, a MarianAttention; only plain nn.Linear"),
+        (dict(target_modules=["lm_head"]), "matches no module"),
+        (dict(target_modules=["fc1"], exclude_modules=["fc1"]), "exclude_modules=.*matches no module"),
+        (dict(ratios=[0.25, 0.26], target_modules=["q_proj"]), "q_proj .32 x 32. the ranks .8, 8., one of them twice"),
+    ],
+)
+def test_what_cannot_be_partitioned_is_refused_and_the_model_left_alone(fields, message):
+    model = tiny_model("marian")
+    names = [type(module) for module in model.modules()]
+    config = model.config
+    with pytest.raises(ValueError, match=message):
+        partition_(model, PartitionConfig(**{"ratios": [0.25], **fields}))
+    assert [type(module) for module in model.modules()] == names and model.config is config
+
+
+def test_a_shared_weight_is_refused():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"matches 0, whose weight is shared with 1.weight.*exclude_modules=\['0'\]"):
+        partition_(model, PartitionConfig(ratios=[0.25], target_modules=["0"]))
+
+
+def test_an_unknown_architecture_asks_for_its_layers():
+    model = nn.Sequential(nn.Linear(8, 8))
+    with pytest.raises(ValueError, match="no preset for Sequential.*Name the linear layers"):
+        partition_(model, PartitionConfig())
+    partition_(model, PartitionConfig(ratios=[0.25], target_modules=["0"]))
+    assert isinstance(model[0], PartitionedRankLinear)
+
+
+def test_a_model_is_partitioned_once():
+    model = partition_(tiny_model("marian"), LADDER)
+    with pytest.raises(ValueError, match="is partitioned already, with PartitionConfig"):
+        partition_(model, LADDER)
+
+
+@pytest.mark.parametrize("question", [num_levels, level_names, get_level, partition_config, stock_config])
+def test_an_unpartitioned_model_has_no_levels(question):
+    model = tiny_model("marian")
+    assert not is_partitioned(model) and not partitioned_layers(model)
+    with pytest.raises(ValueError, match="MarianMTModel is not partitioned; call partition_"):
+        question(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_save_is_complete_and_no_stock_class_takes_it_for_its_own(family, tmp_path):
+    from safetensors.torch import load_file
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = partition_(tiny_model(family), LADDER)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"ats_partitioned_{family}"):
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    tied = set(model.state_dict()) - set(stored)
+    assert not any(".U." in name or ".V." in name or "residual" in name for name in tied)
+    other = partition_structure_(tiny_model(family, seed=1), LADDER)
+    assert not other.load_state_dict(stored, strict=False).unexpected_keys
+    other.tie_weights()
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_partitioning_leaves_a_shared_config_alone():
+    first = tiny_model("marian")
+    second = type(first)(first.config)
+    partition_(first, LADDER)
+    assert not hasattr(second.config, "ats_partition")
+    assert first.config.model_type == "ats_partitioned_marian" and second.config.model_type == "marian"
+    assert stock_config(first).to_dict() == second.config.to_dict() | {"architectures": first.config.architectures}
+
+
+def test_frozen_layers_stay_frozen():
+    model = tiny_model("marian").requires_grad_(False)
+    partition_(model, LADDER)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_copy_is_a_network_of_its_own():
+    model = partition_(tiny_model("marian"), LADDER)
+    before = snapshot(model)
+    other = copy.deepcopy(model)
+    set_level(other, "core")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert get_level(model) == 2 and partition_config(other) == LADDER
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())

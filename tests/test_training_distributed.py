@@ -1,0 +1,120 @@
+"""The laws over two real processes (gloo on the CPU)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_ats.partition import count_parameters, parameters_at_level
+from tests.training import make_trainer, partitioned, sentences
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("two_processes")
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    done = subprocess.run(
+        [*command, "-m", "tests.distributed.worker", str(out)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def one_process(tmp_path, ratios=(0.25,), **fields):
+    model = partitioned(ratios=ratios).double()
+    defaults = dict(per_device_train_batch_size=4, weight_decay=0.1, label_smoothing_factor=0.1)
+    make_trainer(model, tmp_path, **(defaults | fields)).train()
+    return model.state_dict()
+
+
+def assert_same(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("alternating", {}),
+        ("accumulated", {}),
+        ("checkpointing", {}),
+        ("slimmable", dict(schedule="slimmable")),
+        ("core", dict(schedule="core")),
+        ("ladder", dict(ratios=(0.1, 0.25))),
+    ],
+)
+def test_two_processes_train_what_one_does(name, fields, two_processes, tmp_path):
+    # Double precision: what is left is the order of the sums, which AdamW's division can enlarge.
+    assert_same(torch.load(two_processes / f"{name}.pt"), one_process(tmp_path, **fields), rtol=1e-6, atol=1e-9)
+
+
+def test_reducing_the_core_alone_gives_bitwise_what_the_search_for_unused_parameters_gives(two_processes):
+    assert_same(
+        torch.load(two_processes / "alternating.pt"), torch.load(two_processes / "find_unused.pt"), rtol=0, atol=0
+    )
+
+
+def test_a_resume_after_an_odd_step_in_the_middle_of_an_epoch_is_exact(two_processes):
+    assert_same(torch.load(two_processes / "whole.pt"), torch.load(two_processes / "resumed.pt"), rtol=0, atol=0)
+
+
+def test_a_core_step_sends_the_core_alone(two_processes, monkeypatch):
+    model = partitioned()
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    ranks = [torch.load(two_processes / f"rank{rank}.pt") for rank in (0, 1)]
+    for rank in ranks:
+        assert rank["reduced"][0::2] == [4 * trainable] * len(rank["reduced"][0::2])
+        assert rank["reduced"][1::2] == [0] * len(rank["reduced"][1::2]) != []
+    # What a core step sends instead is what `all_reduce_gradients` is given.
+    from hf_ats.training import all_reduce_gradients
+
+    core = [p for p in parameters_at_level(model, "core").values() if p.requires_grad]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+
+    class Done:
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, async_op: Done())
+    sent = all_reduce_gradients(core)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert sent == 4 * (count_parameters(model, "core") - frozen) < 4 * trainable
+    assert all((p.grad == 0.5).all() for p in core)
+    assert (model.model.encoder.layers[0].fc1.weight.grad == 1).all()
+
+
+def test_each_sentence_is_trained_on_once_and_every_rank_takes_as_many_batches(two_processes):
+    ranks = [torch.load(two_processes / f"rank{rank}.pt") for rank in (0, 1)]
+    assert len(ranks[0]["reduced"]) == len(ranks[1]["reduced"])
+    assert sorted(ranks[0]["sentences"] + ranks[1]["sentences"]) == sorted(tuple(s["labels"]) for s in sentences())
+    assert ranks[0]["sentences"] and ranks[1]["sentences"]
+
+
+def test_logs_by_level_are_those_of_one_process(two_processes, tmp_path):
+    model = partitioned().double()
+    fields = dict(per_device_train_batch_size=4, weight_decay=0.1, label_smoothing_factor=0.1)
+    trainer = make_trainer(model, tmp_path, logging_strategy="steps", logging_steps=2, **fields)
+    trainer.train()
+    other = torch.load(two_processes / "rank0.pt")["log"]
+    for one, two in zip(trainer.state.log_history, other, strict=True):
+        for name in ("loss", "loss_core", "loss_full", "grad_norm_core", "grad_norm_full", "total_flos"):
+            assert one.get(name) == pytest.approx(two.get(name), rel=1e-5), name
+
+
+def test_dropping_layers_on_several_processes_is_refused(two_processes):
+    for rank in (0, 1):
+        assert "encoder_layerdrop=0.1" in (two_processes / f"refused{rank}.txt").read_text()

@@ -1,0 +1,88 @@
+"""Small training runs for the tests of the trainers."""
+
+import torch
+from torch.utils.data import SequentialSampler
+
+from hf_ats.data import TranslationCollator
+from hf_ats.partition import PartitionConfig, partition_
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
+from tests.models import VOCABULARY, tiny_model
+
+
+class PaddingTokenizer:
+    """Pads like a tokenizer, which is all that a collator asks of one."""
+
+    padding_side = "right"
+
+    def __init__(self, pad_token_id):
+        self.pad_token_id = pad_token_id
+
+    def pad(self, features, padding=True, max_length=None, pad_to_multiple_of=None, return_tensors=None):
+        width = max(len(feature["input_ids"]) for feature in features)
+        rows = {"input_ids": self.pad_token_id, "attention_mask": 0}
+        batch = {
+            name: torch.tensor([list(f[name]) + [value] * (width - len(f[name])) for f in features])
+            for name, value in rows.items()
+        }
+        if "labels" in features[0]:
+            batch["labels"] = torch.tensor([list(f["labels"]) for f in features])
+        return batch
+
+    def save_pretrained(self, directory):
+        """Nothing to save: the tests' words have no text."""
+
+
+def sentences(number: int = 24, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Tokenized pairs of 3 to 8 random tokens a side."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw():
+        length = int(torch.randint(3, 9, (1,), generator=generator))
+        return torch.randint(3, VOCABULARY - 1, (length,), generator=generator).tolist()
+
+    pairs = [(draw(), draw()) for _ in range(number)]
+    return [{"input_ids": s, "attention_mask": [1] * len(s), "labels": t} for s, t in pairs]
+
+
+class SequentialTrainer(ATSSeq2SeqTrainer):
+    """Takes the sentences in their order, so that a reference can take the same."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+def collator(model) -> TranslationCollator:
+    return TranslationCollator(PaddingTokenizer(model.config.pad_token_id), model=model)
+
+
+def partitioned(family="marian", ratios=(0.25,), seed=0, **overrides):
+    model = tiny_model(family, seed, **overrides)
+    return partition_(model, PartitionConfig(ratios=list(ratios)))
+
+
+def arguments(output_dir, **fields) -> ATSSeq2SeqTrainingArguments:
+    defaults = dict(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        max_steps=6,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    return ATSSeq2SeqTrainingArguments(**(defaults | fields))
+
+
+def make_trainer(model, output_dir, trainer_class=SequentialTrainer, dataset=None, **fields):
+    keywords = {name: fields.pop(name) for name in ("eval_dataset", "callbacks", "compute_metrics") if name in fields}
+    return trainer_class(
+        model=model,
+        args=arguments(output_dir, **fields),
+        train_dataset=sentences() if dataset is None else dataset,
+        data_collator=collator(model),
+        **keywords,
+    )
