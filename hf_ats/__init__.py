@@ -1,1 +1,27 @@
-"""Alternating training of nested translation models."""
+"""Two translation models from one training run: a full network and its small low-rank core, trained in turns.
+
+An implementation for Transformers of Mohtashami, Jaggi and Stich, "Masked Training of Neural Networks with Partial
+Gradients" (AISTATS 2022). Importing it makes cores and `pipeline("translation")` known to transformers.
+"""
+
+from hf_ats.checkpoint import export_adapter, export_core, export_full, load_partitioned
+from hf_ats.partition import PartitionConfig, at_level, num_levels, partition_, set_level
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ATSSeq2SeqTrainer",
+    "ATSSeq2SeqTrainingArguments",
+    "ATSTrainer",
+    "ATSTrainingArguments",
+    "PartitionConfig",
+    "at_level",
+    "export_adapter",
+    "export_core",
+    "export_full",
+    "load_partitioned",
+    "num_levels",
+    "partition_",
+    "set_level",
+]

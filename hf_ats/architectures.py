@@ -4,7 +4,7 @@ They are post-norm Transformers with ReLU, sinusoidal positions, no dropout on a
 of the code base behind the paper (fairseq).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -38,7 +38,15 @@ ARCHITECTURES = {
 
 
 def build_model(
-    architecture: str, tokenizer: MarianTokenizer, *, seed: int = 0, dropout: float | None = None
+    architecture: str,
+    tokenizer: MarianTokenizer,
+    *,
+    seed: int = 0,
+    layers: int | None = None,
+    width: int | None = None,
+    feed_forward: int | None = None,
+    heads: int | None = None,
+    dropout: float | None = None,
 ) -> MarianMTModel:
     """Build an untrained translation model.
 
@@ -48,25 +56,36 @@ def build_model(
             shared). `"tiny"` shares all embeddings if the vocabulary is joint.
         tokenizer: says the vocabularies, joint or separate; `<pad>` must be the last id.
         seed: of the initial weights; the global random state is left alone.
-        dropout: replaces the architecture's.
+        layers, width, feed_forward, heads, dropout: each replaces the architecture's; `width` must be a multiple of
+            `heads`.
 
     Returns:
         The model, in training mode, in float32. Its `<pad>` row, the decoder's first input, is zero and stays zero in
         training, see `keep_pad_row_zero_`.
 
     Raises:
-        ValueError: unknown architecture, dropout outside [0, 1), or `<pad>` is not the last id.
+        ValueError: unknown architecture, dropout outside [0, 1), sizes that do not fit, or `<pad>` is not the last id.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture={architecture!r} is not one of {', '.join(map(repr, ARCHITECTURES))}.")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must be at least 0 and less than 1.")
-    config = _config(ARCHITECTURES[architecture], tokenizer, dropout)
+    given = dict(layers=layers, width=width, feed_forward=feed_forward, heads=heads, dropout=dropout)
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if name != "dropout" and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+    sizes = replace(ARCHITECTURES[architecture], **given)
+    if sizes.width % sizes.heads:
+        raise ValueError(
+            f"width={sizes.width} is not a multiple of heads={sizes.heads}, so the heads cannot share it evenly."
+        )
+    config = _config(sizes, tokenizer)
     # Building draws random numbers for weights that are replaced below.
     with torch.random.fork_rng(devices=[]):
         model = MarianMTModel(config)
     initialize_(model, seed)
-    model.generation_config = _generation_config(ARCHITECTURES[architecture], config)
+    model.generation_config = _generation_config(sizes, config)
     keep_pad_row_zero_(model)
     return model.train()
 
@@ -120,7 +139,7 @@ def keep_pad_row_zero_(model: MarianMTModel) -> MarianMTModel:
     return model
 
 
-def _config(sizes: Architecture, tokenizer: MarianTokenizer, dropout: float | None) -> MarianConfig:
+def _config(sizes: Architecture, tokenizer: MarianTokenizer) -> MarianConfig:
     vocab_size, pad = tokenizer.vocab_size, tokenizer.pad_token_id
     if pad != vocab_size - 1:
         raise ValueError(
@@ -139,7 +158,7 @@ def _config(sizes: Architecture, tokenizer: MarianTokenizer, dropout: float | No
         encoder_attention_heads=sizes.heads,
         decoder_attention_heads=sizes.heads,
         activation_function="relu",
-        dropout=sizes.dropout if dropout is None else dropout,
+        dropout=sizes.dropout,
         attention_dropout=0.0,
         activation_dropout=0.0,
         scale_embedding=True,

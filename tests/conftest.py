@@ -10,6 +10,8 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
+# The models are tiny: a second thread gains nothing, and waits for its turn on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

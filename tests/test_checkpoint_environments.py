@@ -1,58 +1,53 @@
 """Exports in other environments: without this package, and with the last transformers that had a translation pipeline.
 
-Each interpreter is started once for each module, for all families together.
+Each check starts its interpreter once, for all families together.
 """
 
+import json
 import sys
 
 import pytest
 import torch
 
 from hf_ats.checkpoint import export_core, export_full
+from hf_ats.partition import at_level
 from tests.checkpoints import GERMAN, TRANSFORMERS_4, logits, partitioned, run_elsewhere, trained_tokenizer
 from tests.models import FAMILIES, probe_batch
 
-INTERPRETERS = {"newest": sys.executable, "transformers-4": TRANSFORMERS_4}
+INTERPRETERS = {"5": sys.executable, "4": TRANSFORMERS_4}
+"""The major version of transformers to an interpreter that has it."""
 
-# Loads each export and compares its logits with those that the test wrote; then translates with the Marian exports.
 WITHOUT_PACKAGE = """
-    import importlib, json, os, sys
+    import json, sys
     import torch, transformers
     from transformers import AutoModelForSeq2SeqLM, pipeline
 
     folder, *families = sys.argv[1:]
     try:
-        importlib.import_module("hf_ats")
-        sys.exit("hf_ats can be imported here")
+        import hf_ats
+        sys.exit("hf_ats can be imported, so nothing is tested")
     except ImportError:
         pass
-    differences, classes, translations = {}, {}, {}
+    found = {"version": transformers.__version__, "classes": {}, "differences": {}}
     for family in families:
         batch = torch.load(f"{folder}/{family}/batch.pt")
-        for which in ("full", "core"):
-            directory = f"{folder}/{family}/{which}"
-            model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=which == "core")
-            classes[f"{family}/{which}"] = type(model).__name__
+        for export, trust in (("full", {}), ("core", {"trust_remote_code": True})):
+            model = AutoModelForSeq2SeqLM.from_pretrained(f"{folder}/{family}/{export}", **trust)
             with torch.no_grad():
-                found = model(**batch).logits
-            expected = torch.load(f"{folder}/{family}/{which}.pt")
-            differences[f"{family}/{which}"] = (found - expected).abs().max().item()
-    texts = json.loads(os.environ.get("TEXTS", "null")) or json.load(open(f"{folder}/texts.json"))
+                difference = model(**batch).logits - torch.load(f"{folder}/{family}/{export}.pt")
+            found["classes"][f"{family} {export}"] = type(model).__name__
+            found["differences"][f"{family} {export}"] = difference.abs().max().item()
+    texts = json.load(open(f"{folder}/texts.json"))
     translate = pipeline("translation", model=f"{folder}/marian/core", trust_remote_code=True, device="cpu")
-    translations["core"] = translate(texts, batch_size=2)
-    translate.save_pretrained(f"{folder}/saved-{transformers.__version__}")
-    again = pipeline(
-        "translation", model=f"{folder}/saved-{transformers.__version__}", trust_remote_code=True, device="cpu"
-    )
-    translations["core, saved again"] = again(texts, batch_size=2)
-    if transformers.__version__.startswith("4."):  # with its own pipeline, as anybody would use a stock model
-        translations["full"] = pipeline("translation", model=f"{folder}/marian/full", device="cpu")(texts)
-    print(json.dumps(dict(
-        version=transformers.__version__, differences=differences, classes=classes, translations=translations
-    )))
+    found["core"] = translate(texts, batch_size=2)
+    saved = f"{folder}/saved-{transformers.__version__}"
+    translate.save_pretrained(saved)
+    found["core, saved again"] = pipeline("translation", model=saved, trust_remote_code=True, device="cpu")(texts)
+    if transformers.__version__.startswith("4."):
+        found["full"] = pipeline("translation", model=f"{folder}/marian/full", device="cpu")(texts)
+    print(json.dumps(found))
 """
 
-# The same through the package, without and with trust in remote code.
 WITH_PACKAGE = """
     import json, sys
     import hf_ats.checkpoint
@@ -61,34 +56,71 @@ WITH_PACKAGE = """
 
     folder = sys.argv[1]
     texts = json.load(open(f"{folder}/texts.json"))
-    translations = {}
-    for which in ("core", "full"):
-        for options in ({}, {"trust_remote_code": True}):
+    found = {"version": transformers.__version__, "translations": {"core": [], "full": []}}
+    for export, translations in found["translations"].items():
+        for trust in ({}, {"trust_remote_code": True}):
             for task in ("translation", "translation_de_to_en"):
-                translate = pipeline(task, model=f"{folder}/marian/{which}", device="cpu", **options)
-                translations[f"{which} {task} {options}"] = translate(texts, batch_size=2)
-    print(json.dumps(dict(version=transformers.__version__, translations=translations)))
+                translate = pipeline(task, model=f"{folder}/marian/{export}", device="cpu", **trust)
+                translations.append(translate(texts, batch_size=2))
+    print(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """For each family the exports `full` and `core`, a batch, and the logits of both; texts for Marian."""
-    import json
-
+    """For each family the exports `full` and `core`, a batch, and the model's logits at both levels; some texts."""
     folder = tmp_path_factory.mktemp("environments")
     tokenizer = trained_tokenizer(folder / "tokenizer")
     (folder / "texts.json").write_text(json.dumps(GERMAN))
     for family in FAMILIES:
-        model = partitioned(family, seed=2)
-        model.generation_config.update(max_new_tokens=8, num_beams=2)
-        batch = probe_batch(model)
-        for which, export in (("full", export_full), ("core", export_core)):
-            export(model, folder / family / which, tokenizer=tokenizer)
-            model_level = "full" if which == "full" else "core"
-            from hf_ats.partition import at_level
-
-            with at_level(model, model_level):
-                torch.save(logits(model, batch), folder / family / f"{which}.pt")
-        torch.save(batch, folder / family / "batch.pt")
+        model = partitioned(family)
+        # the pipeline of transformers 4 would put 4 in the place of another number of beams
+        model.generation_config.update(max_length=24, num_beams=4)
+        export_full(model, folder / family / "full", tokenizer=tokenizer)
+        export_core(model, folder / family / "core", tokenizer=tokenizer)
+        torch.save(probe_batch(model), folder / family / "batch.pt")
+        for level in ("full", "core"):
+            with at_level(model, level):
+                torch.save(logits(model, probe_batch(model)), folder / family / f"{level}.pt")
     return folder
+
+
+def translations(folder, export: str) -> list[dict]:
+    """What `generate` makes of the texts, in this interpreter and without any pipeline."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    directory = folder / "marian" / export
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory)
+    ids = [model.generate(**tokenizer(text, return_tensors="pt"))[0] for text in GERMAN]
+    return [{"translation_text": tokenizer.decode(sentence, skip_special_tokens=True)} for sentence in ids]
+
+
+def assert_nothing_alarming(stderr: str) -> None:
+    """The libraries say nothing but their progress and the device."""
+    lines = [line.split("\r")[-1] for line in stderr.splitlines()]
+    expected = ("Loading weights", "Writing model shards", "Device set to use")
+    assert [line for line in lines if line.strip() and not line.startswith(expected)] == []
+
+
+@pytest.mark.parametrize("version", INTERPRETERS)
+def test_full_and_core_compute_and_translate_where_the_package_is_not_installed(version, folder):
+    found = run_elsewhere(INTERPRETERS[version], WITHOUT_PACKAGE, folder, folder, *FAMILIES, with_package=False)
+    assert found["version"].split(".")[0] == version
+    assert len(found["differences"]) == 8
+    assert {name: difference for name, difference in found["differences"].items() if not difference < 1e-5} == {}
+    for family in FAMILIES:
+        assert found["classes"][f"{family} core"] == f"ATS{found['classes'][f'{family} full']}"
+    assert found["core"] == found["core, saved again"] == translations(folder, "core")
+    if version == "4":
+        assert found["full"] == translations(folder, "full")
+    assert_nothing_alarming(found["stderr"])
+
+
+@pytest.mark.parametrize("version", INTERPRETERS)
+def test_full_and_core_translate_through_the_package_whether_or_not_code_is_trusted(version, folder):
+    found = run_elsewhere(INTERPRETERS[version], WITH_PACKAGE, folder, folder, with_package=True)
+    assert found["version"].split(".")[0] == version
+    for export in ("core", "full"):
+        assert found["translations"][export] == [translations(folder, export)] * 4
+    assert_nothing_alarming(found["stderr"])

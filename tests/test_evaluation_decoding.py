@@ -187,12 +187,17 @@ def test_models_take_turns_and_take_turns_at_being_first(pair, tokenizer, senten
     assert turns == [forth, *(forth, back, forth), *(back, forth, back)]
 
 
-def test_the_figure_says_how_it_was_measured(model, tokenizer, sentences):
+def test_the_figure_says_how_it_was_measured(model, tokenizer, sentences, monkeypatch):
+    calls = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **keywords: calls.append(keywords) or generate(**keywords))
     speed = decoding_speed(model, tokenizer, ["", *sentences], batch_size=8, num_beams=2, repeats=1, **LIMIT)
     assert speed["tokens_per_second"] > 0
     how = {"sentences": 23, "batch_size": 8, "num_beams": 2, "repeats": 1, "device": "cpu", "dtype": "float64"}
     assert speed.items() >= how.items()
     assert speed["threads"] == torch.get_num_threads()
+    assert [len(call["input_ids"]) for call in calls] == [8, 8, 8, 7]
+    assert {(call["num_beams"], call["max_new_tokens"]) for call in calls} == {(2, 12)}
 
 
 def test_what_cannot_be_measured_is_refused(model, tokenizer, sentences):

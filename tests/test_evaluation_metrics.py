@@ -116,8 +116,9 @@ def padded(rows, value):
     return np.array([row + [value] * (width - len(row)) for row in rows])
 
 
-def test_compute_metrics_decodes_what_the_trainer_hands_over(tokenizer, hypotheses, references):
-    generated = [[tokenizer.pad_token_id, *ids] for ids in tokenizer(text_target=hypotheses)["input_ids"]]
+@pytest.mark.parametrize("start", ["pad_token_id", "eos_token_id"], ids=["as Marian", "as BART"])
+def test_compute_metrics_decodes_what_the_trainer_hands_over(tokenizer, hypotheses, references, start):
+    generated = [[getattr(tokenizer, start), *ids] for ids in tokenizer(text_target=hypotheses)["input_ids"]]
     labels = tokenizer(text_target=references)["input_ids"]
     metrics = build_compute_metrics(tokenizer)(
         EvalPrediction(predictions=padded(generated, -100), label_ids=padded(labels, -100))

@@ -86,8 +86,8 @@ def _read_config(directory: Path):
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {directory}; load_partitioned reads local checkpoints.")
     instead = (
-        "not a partitioned checkpoint, which holds W, U and V apart; load this one with the class that its files name, "
-        "and give load_partitioned a checkpoint-N of the training."
+        "not a partitioned checkpoint, which holds W, U and V apart; load this one with the class that its files "
+        "name, and give load_partitioned a checkpoint-N of the training."
     )
     if (directory / REPORT_NAME).exists():
         raise ValueError(f"{directory} is the {ExportReport.read(directory).kind} export of a run, {instead}")

@@ -3,6 +3,7 @@
 from .comparison import render_comparison, update_marked_block
 from .decoding import compare_decoding_speed, decoding_speed, translate
 from .metrics import TRANSLATION_METRIC, build_compute_metrics, score_translations
+from .networks import measure_networks, sample_translations
 from .plots import plot_training
 from .results import (
     build_results,
@@ -21,10 +22,12 @@ __all__ = [
     "compare_decoding_speed",
     "decoding_speed",
     "installed_versions",
+    "measure_networks",
     "plot_training",
     "read_results",
     "render_comparison",
     "render_table",
+    "sample_translations",
     "score_translations",
     "translate",
     "update_marked_block",

@@ -91,6 +91,18 @@ class PartitionConfig:
             raise ValueError(f"{name}=[] names no module; write None to leave it open.")
         return pattern
 
+    @classmethod
+    def from_flags(cls, **fields) -> "PartitionConfig":
+        """A configuration from command-line flags, where every pattern is a list of words.
+
+        A single word that is no dotted name (`model\\.encoder\\..*fc1`) is a regular expression; names stay a list.
+        """
+        for name in ("target_modules", "exclude_modules"):
+            words = fields.get(name)
+            if words and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
+                fields[name] = words[0]
+        return cls(**fields)
+
     def to_dict(self) -> dict:
         """A JSON-ready dictionary of all fields."""
         return asdict(self)

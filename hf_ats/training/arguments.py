@@ -23,6 +23,11 @@ class _AlternatingArguments:
         metadata={"help": "Factor on the learning rate of the steps that train a core (Table 4; the paper uses 1)."},
     )
 
+    def changed_fields(self) -> dict:
+        """The fields that differ from their defaults, as JSON-ready values: what a report of a run has to name."""
+        ours, defaults = self.to_dict(), type(self)(output_dir=self.output_dir, use_cpu=True).to_dict()
+        return {name: value for name, value in ours.items() if value != defaults[name]}
+
     def _check_alternating(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is not known; write one of {', '.join(SCHEDULES)}.")

@@ -1,0 +1,82 @@
+"""The figures of each network of a run: what it costs, how well it translates, how fast."""
+
+import logging
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_ats.partition.flops import flops_per_token
+
+from .decoding import compare_decoding_speed, translate
+from .metrics import score_translations
+
+logger = logging.getLogger(__name__)
+
+
+def measure_networks(
+    networks: dict[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    references: Sequence[str],
+    *,
+    batch_size: int = 32,
+    speed_sentences: int = 200,
+    speed_repeats: int = 3,
+    truncate: bool = False,
+    **generate_kwargs,
+) -> tuple[dict[str, dict], dict[str, list[str]]]:
+    """Translates a test set with each network, scores the translations, and measures the decoding speed in turns.
+
+    Args:
+        networks: by the name of their level, such as what `from_pretrained` gives for `core/` and `full/`.
+        tokenizer: the one of all of them.
+        sources: the test set, one sentence each.
+        references: one for each source.
+        batch_size: sentences decoded at once, for the scores and for the speed.
+        speed_sentences: how many of the sources the speed is measured on, taken evenly; 0 leaves it out.
+        speed_repeats: how often they are decoded; the figure is the median.
+        truncate: cut sources that are longer than a network reads, instead of raising.
+        generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`.
+
+    Returns:
+        Two dictionaries by name: the figures, as `build_results` takes them but for `size_bytes`, and the
+        translations.
+
+    Raises:
+        ValueError: nothing to score, or a sentence is too long; before anything is decoded.
+    """
+    figures, translations = {}, {}
+    for name, network in networks.items():
+        logger.info("Translating %d sentences with %s", len(sources), name)
+        translations[name] = translate(
+            network, tokenizer, sources, batch_size, truncate=truncate, **generate_kwargs
+        )
+        scores = score_translations(translations[name], references)
+        figures[name] = {
+            "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+            "flops_per_token": flops_per_token(network),
+            **{score: scores[score] for score in ("bleu", "chrf", "bleu_signature", "chrf_signature")},
+            "decoding_speed": None,
+        }
+    if speed_sentences:
+        some = sources[:: max(1, len(sources) // speed_sentences)][:speed_sentences]
+        generate_kwargs = {"num_beams": 1, **generate_kwargs}
+        speeds = compare_decoding_speed(networks, tokenizer, some, batch_size, repeats=speed_repeats, **generate_kwargs)
+        for name, speed in speeds.items():
+            figures[name]["decoding_speed"] = speed
+    return figures, translations
+
+
+def sample_translations(
+    sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 5
+) -> str:
+    """A few sentences, evenly spaced, with the reference and each network's translation below one another."""
+    names = ["source", "reference", *translations]
+    width = max(map(len, names))
+    columns = [sources, references, *translations.values()]
+    step = max(1, len(sources) // number)
+    blocks = (
+        "\n".join(f"{name.rjust(width)}: {column[row]}" for name, column in zip(names, columns, strict=True))
+        for row in range(0, len(sources), step)
+    )
+    return "\n\n".join(list(blocks)[:number])
