@@ -56,8 +56,11 @@ def build_model(
             shared). `"tiny"` shares all embeddings if the vocabulary is joint.
         tokenizer: says the vocabularies, joint or separate; `<pad>` must be the last id.
         seed: of the initial weights; the global random state is left alone.
-        layers, width, feed_forward, heads, dropout: each replaces the architecture's; `width` must be a multiple of
-            `heads`.
+        layers: of the encoder, and of the decoder; replaces the architecture's, as do the next four.
+        width: of the embeddings and layers, a multiple of `heads`.
+        feed_forward: width of the feed-forward layers.
+        heads: attention heads.
+        dropout: at least 0 and less than 1.
 
     Returns:
         The model, in training mode, in float32. Its `<pad>` row, the decoder's first input, is zero and stays zero in

@@ -1,16 +1,16 @@
-"""Train a translation model and its small core in one run, and leave both ready for use.
+r"""Train a translation model and its small core in one run, and leave both ready for use.
 
 From scratch on two text files, tokenizer included, with the paper's architecture for IWSLT14:
 
-    python scripts/train_translation.py --architecture iwslt --output_dir runs/iwslt \\
-        --train_prefix data/train --validation_prefix data/valid --test_prefix data/test \\
-        --source_lang de --target_lang en --ratios 0.03125 --schedule alternating \\
-        --max_tokens 4096 --num_train_epochs 30 --learning_rate 5e-4 --lr_scheduler_type inverse_sqrt \\
+    python scripts/train_translation.py --architecture iwslt --output_dir runs/iwslt \
+        --train_prefix data/train --validation_prefix data/valid --test_prefix data/test \
+        --source_lang de --target_lang en --ratios 0.03125 --schedule alternating \
+        --max_tokens 4096 --num_train_epochs 30 --learning_rate 5e-4 --lr_scheduler_type inverse_sqrt \
         --warmup_steps 4000 --label_smoothing_factor 0.1 --adam_beta2 0.98 --weight_decay 1e-4
 
 From a pretrained model, to get a smaller one out of it, on several GPUs:
 
-    accelerate launch --multi_gpu scripts/train_translation.py --model_name_or_path Helsinki-NLP/opus-mt-de-en \\
+    accelerate launch --multi_gpu scripts/train_translation.py --model_name_or_path Helsinki-NLP/opus-mt-de-en \
         --dataset_name wmt17 --dataset_config_name de-en --output_dir runs/opus --ratios 0.25 --max_tokens 8192
 
 Without data it trains on a small generated corpus of numbers, dates, times and prices. OUTPUT_DIR then holds
@@ -21,9 +21,10 @@ Without data it trains on a small generated corpus of numbers, dates, times and 
     translations.core.txt ... the test set as each network translates it
     checkpoint-*/             what the Trainer writes; go on from one with --resume_from_checkpoint
 
-Every field of Seq2SeqTrainingArguments is a flag as well; those of hf_ats come first below.
+Every field of transformers' Seq2SeqTrainingArguments is a flag as well.
 """
 
+import argparse
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -32,7 +33,14 @@ from pathlib import Path
 import transformers
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, HfArgumentParser, set_seed
 
-from hf_ats import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, PartitionConfig, export_core, export_full, partition_
+from hf_ats import (
+    ATSSeq2SeqTrainer,
+    ATSSeq2SeqTrainingArguments,
+    PartitionConfig,
+    export_core,
+    export_full,
+    partition_,
+)
 from hf_ats.architectures import ARCHITECTURES, build_model
 from hf_ats.data import TranslationCollator, load_corpus, set_languages_, tokenize_corpus, train_tokenizer
 from hf_ats.evaluation import (
@@ -51,6 +59,10 @@ logger = logging.getLogger("train_translation")
 
 @dataclass
 class ModelArguments:
+    """Which model to train."""
+
+    _argument_group_name = "the model"
+
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A pretrained sequence-to-sequence model: a directory or an id of the Hub."}
     )
@@ -64,7 +76,9 @@ class ModelArguments:
     )
     layers: int | None = field(default=None, metadata={"help": "Replaces the architecture's layers, in each half."})
     width: int | None = field(default=None, metadata={"help": "Replaces the architecture's width."})
-    feed_forward: int | None = field(default=None, metadata={"help": "Replaces the architecture's feed-forward width."})
+    feed_forward: int | None = field(
+        default=None, metadata={"help": "Replaces the architecture's feed-forward width."}
+    )
     heads: int | None = field(default=None, metadata={"help": "Replaces the architecture's attention heads."})
     dropout: float | None = field(default=None, metadata={"help": "Dropout (default: the model's own)."})
     vocab_size: int = field(default=8000, metadata={"help": "Pieces of a tokenizer from scratch."})
@@ -78,6 +92,10 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
+    """On what."""
+
+    _argument_group_name = "the data"
+
     source_lang: str = field(default="de", metadata={"help": "Language of the source: a key of the data, a suffix."})
     target_lang: str = field(default="en", metadata={"help": "Language of the target."})
     dataset_name: str | None = field(
@@ -111,6 +129,10 @@ class DataArguments:
 
 @dataclass
 class PartitionArguments:
+    """What its cores are."""
+
+    _argument_group_name = "the partition"
+
     method: str = field(
         default="rank",
         metadata={
@@ -124,10 +146,19 @@ class PartitionArguments:
     )
     target_modules: list[str] | None = field(
         default=None,
-        metadata={"help": "Layers to partition: suffixes of their names, or one regular expression (default: a preset)."},
+        metadata={
+            "help": "Layers to partition: suffixes of their names, or one regular expression (default: a preset)."
+        },
     )
     exclude_modules: list[str] | None = field(default=None, metadata={"help": "Layers to leave alone, likewise."})
     init: str = field(default="svd", metadata={"help": "Start of the factors.", "choices": ["svd", "random"]})
+
+
+class Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines above as they are, and names the default of every flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, argparse.SUPPRESS) else super()._get_help_string(action)
 
 
 def main() -> None:
@@ -139,7 +170,7 @@ def main() -> None:
     output_dir = Path(args.output_dir)
     languages = (data_args.source_lang, data_args.target_lang)
 
-    with args.main_process_first(desc="loading the corpus", local=False):
+    with args.main_process_first(desc="loading the corpus"):
         corpus = load_corpus(
             dataset_name=data_args.dataset_name,
             dataset_config_name=data_args.dataset_config_name,
@@ -152,7 +183,7 @@ def main() -> None:
         )
         if model_args.model_name_or_path is None:
             tokenizer_dir = output_dir / "tokenizer"
-            if args.process_index == 0:
+            if args.local_process_index == 0:
                 texts = [[pair[lang] for pair in corpus["train"]["translation"]] for lang in languages]
                 train_tokenizer(
                     *texts,
@@ -227,7 +258,8 @@ def main() -> None:
             export_full(model, directories[name], tokenizer=tokenizer)
         else:
             export_core(model, directories[name], tokenizer=tokenizer, level=level)
-    plot_training(trainer.state.log_history, output_dir / "training.png", title=output_dir.name)
+    if any("loss" in entry for entry in trainer.state.log_history):  # a run shorter than logging_steps has no curve
+        plot_training(trainer.state.log_history, output_dir / "training.png", title=output_dir.name)
 
     test = "test" if "test" in corpus else "validation"
     sources, references = ([pair[lang] for pair in corpus[test]["translation"]] for lang in languages)
@@ -272,6 +304,7 @@ def main() -> None:
         },
         training={
             "schedule": args.schedule,
+            "processes": args.world_size,
             "epochs": trainer.state.epoch,
             "steps": trainer.state.global_step,
             "flops": trainer.state.total_flos,
@@ -282,13 +315,14 @@ def main() -> None:
     )
     write_results(output_dir / "results.json", results)
     print(f"\n{sample_translations(sources, references, translations)}\n\n{render_table(results)}")
-    print(f"\nWritten to {output_dir}: {', '.join([*directories, 'results.json', 'training.png'])}")
+    print(f"\nWritten to {output_dir}: {', '.join([*directories, 'results.json'])}")
 
 
 def parse_arguments():
     """The four groups of flags; a contradiction among them ends the program with a sentence."""
     groups = (ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments)
-    parser = HfArgumentParser(groups, description=__doc__)
+    usage = "%(prog)s --output_dir DIR [--flag value ...]"
+    parser = HfArgumentParser(groups, usage=usage, description=__doc__, formatter_class=Manual)
     model_args, data_args, partition_args, args = parser.parse_args_into_dataclasses()
     if model_args.model_name_or_path is not None and model_args.architecture is not None:
         parser.error(
@@ -303,5 +337,5 @@ def parse_arguments():
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"train_translation.py: {error}")

@@ -5,9 +5,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import pytest
+import torch
+import transformers
 
 transformers.utils.logging.disable_progress_bar()
 # The models are tiny: a second thread gains nothing, and waits for its turn on a busy machine.

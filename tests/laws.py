@@ -32,4 +32,9 @@ def assert_same_weights(one: nn.Module, other: nn.Module, **tolerance) -> None:
     first, second = one.state_dict(), other.state_dict()
     assert first.keys() == second.keys()
     for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda m: f"{name}: {m}")  # noqa: B023
+        assert_close_named(name, second[name], tensor, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def assert_close_named(name: str, actual: torch.Tensor, expected: torch.Tensor, **tolerance) -> None:
+    """torch.testing.assert_close, which says which tensor it was."""
+    torch.testing.assert_close(actual, expected, **tolerance, msg=lambda message: f"{name}: {message}")

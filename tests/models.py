@@ -38,12 +38,32 @@ def tiny_config(family: str, **overrides):
     if family == "marian":
         last = VOCABULARY - 1
         return MarianConfig(
-            **(_SHARED | dict(pad_token_id=last, decoder_start_token_id=last, eos_token_id=0, scale_embedding=True, forced_eos_token_id=None) | overrides)
+            **(
+                _SHARED
+                | dict(
+                    pad_token_id=last,
+                    decoder_start_token_id=last,
+                    eos_token_id=0,
+                    scale_embedding=True,
+                    forced_eos_token_id=None,
+                )
+                | overrides
+            )
         )
     if family == "bart":
-        return BartConfig(**(_SHARED | dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None) | overrides))
+        return BartConfig(
+            **(
+                _SHARED
+                | dict(
+                    pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None
+                )
+                | overrides
+            )
+        )
     if family == "m2m_100":
-        return M2M100Config(**(_SHARED | dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2) | overrides))
+        return M2M100Config(
+            **(_SHARED | dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2) | overrides)
+        )
     if family == "t5":
         return T5Config(
             **(

@@ -50,7 +50,7 @@ WITHOUT_PACKAGE = """
 
 WITH_PACKAGE = """
     import json, sys
-    import hf_ats.checkpoint
+    import hf_ats
     import transformers
     from transformers import pipeline
 

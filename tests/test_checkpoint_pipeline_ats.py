@@ -142,6 +142,14 @@ def test_languages_come_from_the_call_or_from_the_task(model, tokenizer, folder)
         first_words("translation", tgt_lang="en")
 
 
+def test_the_first_word_of_a_batch_is_one_number(translate, asked, folder):
+    translate.tokenizer = MultilingualTokenizer.from_pretrained(folder)
+    translate(GERMAN[0], src_lang="de", tgt_lang="en")
+    translate(GERMAN, batch_size=4, src_lang="de", tgt_lang="en")
+    translate(GERMAN, batch_size=4, src_lang="de", tgt_lang="en", forced_bos_token_id=7)
+    assert [call["forced_bos_token_id"] for call in asked] == [5, 5, 7]
+
+
 def test_a_checkpoint_prescribes_prefix_and_options_for_a_task(tokenizer):
     model = tiny_model("t5")
     model.config.task_specific_params = {

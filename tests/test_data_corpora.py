@@ -43,6 +43,16 @@ def test_parts_come_from_their_prefixes(prefix):
     assert corpus["test"]["translation"][:] == PAIRS
 
 
+def test_bad_lines_of_prefixes_are_skipped_only_on_request(prefix, tmp_path):
+    (tmp_path / "corpus.en").write_text("one\n\nthree\n")
+    with pytest.raises(ValueError, match="line 2: the target side is empty"):
+        load_corpus(train_prefix=prefix)
+    skipped = Counter()
+    corpus = load_corpus(train_prefix=prefix, test_prefix=prefix, skip_bad_lines=True, skipped=skipped)
+    assert corpus["train"]["translation"][:] == [PAIRS[0], PAIRS[2]]
+    assert skipped == {EMPTY_SIDE: 2}
+
+
 def test_parts_come_from_a_saved_data_set(tmp_path):
     name = save(tmp_path / "saved", parts=("test", "other", "train"))
     corpus = load_corpus(dataset_name=name)

@@ -87,6 +87,13 @@ def test_no_sentence_occurs_twice_in_either_language(parts):
         assert len({pair[side] for pair in pairs}) == len(pairs)
 
 
+def test_a_translation_of_two_sentences_is_taken_once(monkeypatch):
+    expressions = (lambda random: (str(random.randrange(90)), str(random.randrange(60))),)
+    monkeypatch.setattr("hf_ats.data.embedded_corpus.EXPRESSIONS", expressions)
+    pairs = [pair for part in default_pairs(sizes={"train": 30, "test": 10}).values() for pair in part]
+    assert [len({pair[side] for pair in pairs}) for side in (0, 1)] == [40, 40]
+
+
 def test_the_smaller_parts_do_not_depend_on_the_size_of_the_training_part(parts):
     fewer = default_pairs(sizes=SIZES | {"train": 10})
     assert fewer["test"] == parts["test"]

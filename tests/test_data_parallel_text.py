@@ -88,6 +88,12 @@ def test_a_bad_line_is_named_and_skipped_only_on_request(tmp_path, caplog, germa
     assert "Left out 1 of 3 sentence pairs" in caplog.text
 
 
+def test_the_first_of_several_bad_lines_is_named(tmp_path):
+    prefix = write_pair(tmp_path, b"eins\nzwei\n\xff\nvier\n", b"one\n\nthree\n\n")
+    with pytest.raises(ValueError, match=r"corpus\.en, line 2: the target side is empty.*3 of 4"):
+        read_parallel(prefix, "de", "en")
+
+
 def test_skipped_pairs_are_counted_once_each_under_their_reason(tmp_path):
     # Line 2 is bad on both sides.
     prefix = write_pair(tmp_path, b"eins\n\xff\n\nvier\nsechs\n", b"one\n\nthree\n\xfe\nsix\n")

@@ -108,7 +108,7 @@ def test_levels_of_a_ladder_stand_between_its_ends(tmp_path):
 def test_signatures_decoding_and_commands_stand_below(runs):
     comparison = render_comparison(runs)
     assert comparison.count(LEVEL["bleu_signature"]) == comparison.count(LEVEL["chrf_signature"]) == 1
-    assert "Decoding: num_beams 1." in comparison
+    assert "Decoding: num_beams=1." in comparison
     for run in runs:
         assert f"python scripts/train_translation.py --output_dir {run.parent.name}\n" in comparison
     assert "train_translation" not in render_comparison(runs, commands=False)

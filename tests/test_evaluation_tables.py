@@ -56,8 +56,8 @@ def test_the_notes_say_how_the_figures_were_found(results, markup):
     table = render_table(results, markup)
     assert table.count(LEVEL["bleu_signature"]) == 1, "equal for both levels, so once"
     assert LEVEL["chrf_signature"] in table
-    assert "Translations scored: num_beams 1" in table
-    assert "device cpu, threads 2, dtype float32, batch_size 32, num_beams 5, sentences 100, repeats 3" in table
+    assert "Decoding of the scored translations: num_beams=1" in table
+    assert "device=cpu, threads=2, dtype=float32, batch_size=32, num_beams=5, sentences=100, repeats=3" in table
     assert "a multiply-add is 2" in table
 
 

@@ -96,7 +96,7 @@ def test_the_choice_between_the_two_ways_follows_their_multiply_adds():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tokens", [1, 500])
 def test_under_autocast_the_sum_is_taken_before_the_cast(dtype, tokens):
-    linear, layer = make_layer()
+    _, layer = make_layer()
     with torch.no_grad():  # W large and V U small: their sum in half precision would lose V U
         layer.weight.mul_(100)
         exact = layer.merged_weight()
@@ -156,7 +156,9 @@ def test_a_copy_and_a_state_dict_hold_the_whole_layer():
         assert torch.equal(other(x), layer(x)) and torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
-@pytest.mark.parametrize(("ranks", "message"), [((), "positive"), ((3, 3), "increase"), ((0, 2), "positive"), ((25,), "goes beyond 24")])
+@pytest.mark.parametrize(
+    ("ranks", "message"), [((), "positive"), ((3, 3), "increase"), ((0, 2), "positive"), ((25,), "goes beyond 24")]
+)
 def test_impossible_ranks_are_refused(ranks, message):
     with pytest.raises(ValueError, match=message):
         PartitionedRankLinear(INPUTS, OUTPUTS, ranks)

@@ -155,9 +155,15 @@ def test_levels_have_names_and_numbers():
 def test_at_level_puts_back_what_was_before_also_after_an_exception():
     model = partition_(tiny_model("marian"), LADDER)
     set_level(model, 1)
-    with pytest.raises(RuntimeError, match="inside"), at_level(model, "core"):
-        assert get_level(model) == 0
+    seen = []
+
+    def look_and_fail():
+        seen.append(get_level(model))
         raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), at_level(model, "core"):
+        look_and_fail()
+    assert seen == [0]
     assert get_level(model) == 1
     with pytest.raises(ValueError, match="not a level"), at_level(model, 7):
         pass
@@ -208,7 +214,7 @@ def test_a_shared_weight_is_refused():
 
 def test_an_unknown_architecture_asks_for_its_layers():
     model = nn.Sequential(nn.Linear(8, 8))
-    with pytest.raises(ValueError, match="no preset for Sequential.*Name the linear layers"):
+    with pytest.raises(ValueError, match=r"no preset for Sequential.*Name the linear layers"):
         partition_(model, PartitionConfig())
     partition_(model, PartitionConfig(ratios=[0.25], target_modules=["0"]))
     assert isinstance(model[0], PartitionedRankLinear)

@@ -67,7 +67,9 @@ def assert_trainer_is_reference(family, tmp_path, levels=("full", "core"), lr=la
     assert result.keys() == expected.keys()
     for name, array in expected.items():
         # Double precision, a few steps: what is left is the order of the sums (the layers may form W + V U or not).
-        torch.testing.assert_close(result[name].detach(), array, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            result[name].detach(), array, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
     live = [name for name in result if "position" not in name]
     assert_moved(start, result, [name for name in live if "core" not in levels or not name.endswith(".W")])
 
@@ -89,7 +91,10 @@ def test_steps_of_the_trainer_are_steps_of_the_reference(family, tmp_path):
         (dict(alternate_lr_coef=0.25), ("full", "core")),
         (dict(max_grad_norm=0.0), ("full", "core")),
         (dict(per_device_train_batch_size=2, gradient_accumulation_steps=3), ("full", "core")),
-        (dict(schedule="slimmable", per_device_train_batch_size=2, gradient_accumulation_steps=3), (("core", "full"),)),
+        (
+            dict(schedule="slimmable", per_device_train_batch_size=2, gradient_accumulation_steps=3),
+            (("core", "full"),),
+        ),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -195,7 +200,9 @@ def test_one_batch_of_eight_is_two_of_four(family, smoothing, tmp_path):
         results.append(model)
     for other in results[1:]:
         assert_same_weights(results[0], other, rtol=1e-9, atol=1e-12)
-    assert_moved(snapshot(partitioned(family).double()), snapshot(results[0]), [next(iter(parameters_at_level(model, 0)))])
+    assert_moved(
+        snapshot(partitioned(family).double()), snapshot(results[0]), [next(iter(parameters_at_level(model, 0)))]
+    )
 
 
 # ---- Law 2 and exact resume ----
@@ -248,7 +255,13 @@ def test_loss_gradient_norm_and_learning_rate_are_logged_by_level(tmp_path):
             return loss
 
     trainer = make_trainer(
-        partitioned(), tmp_path, Recording, logging_strategy="steps", logging_steps=4, max_steps=8, alternate_lr_coef=0.5
+        partitioned(),
+        tmp_path,
+        Recording,
+        logging_strategy="steps",
+        logging_steps=4,
+        max_steps=8,
+        alternate_lr_coef=0.5,
     )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -281,7 +294,9 @@ def test_accumulation_does_not_change_the_logged_loss(tmp_path):
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-4)
 
 
-@pytest.mark.parametrize(("schedule", "levels"), [("alternating", ["core", "full"]), ("core", ["core"]), ("full", ["full"])])
+@pytest.mark.parametrize(
+    ("schedule", "levels"), [("alternating", ["core", "full"]), ("core", ["core"]), ("full", ["full"])]
+)
 def test_evaluation_scores_every_level_that_is_trained(schedule, levels, tmp_path):
     model = partitioned()
     trainer = make_trainer(model, tmp_path, schedule=schedule, eval_dataset=sentences(6, seed=1))
@@ -373,7 +388,11 @@ def test_batches_by_tokens_keep_the_budget_and_take_each_sentence_once_an_epoch(
 # ---- Wider use ----
 
 
-@pytest.mark.parametrize("fields", [dict(bf16=True), dict(gradient_checkpointing=True), dict(torch_compile=True, torch_compile_backend="eager")], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [dict(bf16=True), dict(gradient_checkpointing=True), dict(torch_compile=True, torch_compile_backend="eager")],
+    ids=str,
+)
 def test_it_trains_under_autocast_checkpointing_and_compilation(fields, tmp_path):
     losses = []
     for more in ({}, fields):
@@ -393,10 +412,14 @@ def test_an_unpartitioned_model_trains_as_the_full_network(tmp_path):
 
 def test_the_plain_trainer_takes_models_that_compute_their_own_loss(tmp_path):
     model = partitioned()
-    args = ATSTrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no")
+    args = ATSTrainingArguments(
+        str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no"
+    )
     before = snapshot(model)
     ATSTrainer(model, args, train_dataset=sentences(), data_collator=collator(model)).train()
-    assert_moved(before, snapshot(model), ["model.encoder.layers.0.fc1.residual.weight", "model.encoder.layers.0.fc1.U.0"])
+    assert_moved(
+        before, snapshot(model), ["model.encoder.layers.0.fc1.residual.weight", "model.encoder.layers.0.fc1.U.0"]
+    )
 
 
 def test_a_batch_without_decoder_inputs_gets_them_from_its_labels(tmp_path):
@@ -442,7 +465,7 @@ def test_what_would_break_silently_is_refused_at_construction(fields, message, t
 
 
 def test_an_unpartitioned_model_is_refused_for_a_schedule_with_cores(tmp_path):
-    with pytest.raises(ValueError, match="schedule='alternating' needs a partitioned model.*schedule='full'"):
+    with pytest.raises(ValueError, match=r"schedule='alternating' needs a partitioned model.*schedule='full'"):
         make_trainer(tiny_model("marian"), tmp_path)
 
 
@@ -455,7 +478,11 @@ def test_stock_arguments_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("attribute", "message"),
-    [("is_deepspeed_enabled", "DeepSpeed takes a missing gradient for zero"), ("is_fsdp_enabled", "FSDP is not supported yet"), ("is_model_parallel", "spread over several devices")],
+    [
+        ("is_deepspeed_enabled", "DeepSpeed takes a missing gradient for zero"),
+        ("is_fsdp_enabled", "FSDP is not supported yet"),
+        ("is_model_parallel", "spread over several devices"),
+    ],
 )
 def test_launchers_that_break_a_law_are_refused(attribute, message, tmp_path):
     from hf_ats.training.refusals import refuse_unkept_laws

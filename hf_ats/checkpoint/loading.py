@@ -6,11 +6,11 @@ from pathlib import Path
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
-from ..partition import partition_structure_, stock_config_dict
+from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
 from .writing import REPORT_NAME, ExportReport
 
 
@@ -80,6 +80,56 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
         model.get_parameter(name).requires_grad_(False)
     model.__class__ = stock_class
     return model
+
+
+def stored_levels(model: str | os.PathLike) -> list[str]:
+    """The names of the networks that a checkpoint holds: every level of a training checkpoint, an export's own.
+
+    Any other model, of a directory or of the Hub, is a full network.
+    """
+    if is_partitioned_checkpoint(model):
+        return names_of_levels(len(_read_config(Path(model))[1].ratios))
+    if (Path(model) / REPORT_NAME).exists():
+        return [ExportReport.read(model).level]
+    return ["full"]
+
+
+def load_network(model: str | os.PathLike, level: int | str | None = None, **kwargs) -> PreTrainedModel:
+    """Loads one network for inference, whatever it is stored as: an export, a training checkpoint, a stock model.
+
+    Args:
+        model: a directory, or an id of the Hub.
+        level: which network of a training checkpoint, by name or number, also as text (default: the full one). Of
+            anything else it can only be the one that is there.
+        kwargs: as for `from_pretrained`.
+
+    Raises:
+        ValueError: there is no such level; and as `load_partitioned`.
+    """
+    if isinstance(level, str) and level.isdecimal():
+        level = int(level)
+    if is_partitioned_checkpoint(model):
+        network = load_partitioned(model, **kwargs)
+        set_level(network, "full" if level is None else level)
+        return network
+    if level is not None and level not in stored_levels(model):
+        raise ValueError(
+            f"level={level!r}, but {model} is one network, {stored_levels(model)[0]!r}; leave the level out, or give "
+            "a checkpoint-N of the training, which holds all of them."
+        )
+    return AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
+
+
+def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:
+    """Whether `model` is a directory that `load_partitioned` reads."""
+    path = Path(model) / CONFIG_NAME
+    if not path.is_file():
+        return False
+    try:
+        stock_config_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        return False
+    return True
 
 
 def _read_config(directory: Path):

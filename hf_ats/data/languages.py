@@ -8,7 +8,7 @@ def set_languages_(
 ) -> None:
     """Makes a tokenizer write, and a model begin with, the codes of a language pair, in place.
 
-    The code of the target becomes `forced_bos_token_id` of the generation config, so that it travels with every export.
+    The code of the target becomes `forced_bos_token_id` of the generation config, so it travels with every export.
 
     Args:
         model: the model whose generation config is set.
@@ -23,12 +23,12 @@ def set_languages_(
         return
     if source_lang is None or target_lang is None:
         raise ValueError(
-            f"tokenizer_source_lang={source_lang!r} and tokenizer_target_lang={target_lang!r}: give both codes or none."
+            f"tokenizer_source_lang={source_lang!r} and tokenizer_target_lang={target_lang!r}: give both or none."
         )
     if not hasattr(tokenizer, "src_lang"):
         raise ValueError(
-            f"tokenizer_source_lang={source_lang!r}, but a {type(tokenizer).__name__} has no language codes; leave out "
-            "tokenizer_source_lang and tokenizer_target_lang."
+            f"tokenizer_source_lang={source_lang!r}, but a {type(tokenizer).__name__} has no language codes; leave "
+            "out tokenizer_source_lang and tokenizer_target_lang."
         )
     ids = {lang: _code_id(tokenizer, lang) for lang in (source_lang, target_lang)}
     tokenizer.src_lang, tokenizer.tgt_lang = source_lang, target_lang
@@ -40,6 +40,10 @@ def _code_id(tokenizer: PreTrainedTokenizerBase, lang: str) -> int:
     token = getattr(tokenizer, "lang_code_to_token", {}).get(lang, lang)
     index = tokenizer.convert_tokens_to_ids(token)
     if index is None or index == tokenizer.unk_token_id:
-        known = [token.strip("_") for token in tokenizer.all_special_tokens if token not in ("<s>", "</s>", "<pad>", "<unk>")]
+        known = [
+            token.strip("_")
+            for token in tokenizer.all_special_tokens
+            if token not in ("<s>", "</s>", "<pad>", "<unk>")
+        ]
         raise ValueError(f"the tokenizer has no language code {lang!r}; it has {', '.join(known[:12])} ...")
     return index

@@ -11,6 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
+from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,25 @@ def read_parallel(
     return _without_bad_lines(sides, problems, " and ".join(dict.fromkeys(paths)), skip_bad_lines, skipped)
 
 
+def read_lines(source: str | os.PathLike | BinaryIO) -> list[str]:
+    """Read the sentences of a text file (plain or `.gz`) or of a binary stream, one on each line, empty ones too.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: nothing is in it, or a line is not valid UTF-8; names the line.
+    """
+    if hasattr(source, "read"):
+        lines, where = _split_lines(source.read(), "standard input"), "standard input"
+    else:
+        where = os.fspath(source)
+        lines = _read_lines(where)
+    problems: dict[int, tuple[str, str]] = {}
+    texts = _decode(lines, where, problems)
+    if problems:
+        raise ValueError(f"{problems[min(problems)][1]}; convert the text to UTF-8.")
+    return texts
+
+
 def check_language_pair(source_lang: str, target_lang: str) -> None:
     """Raise a ValueError if the two languages of a pair are the same, or one is empty."""
     if not source_lang or not target_lang or source_lang == target_lang:
@@ -99,6 +119,10 @@ def _read_lines(path: str) -> list[bytes]:
             data = file.read()
     except (gzip.BadGzipFile, EOFError) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}): write it again with gzip, or drop `.gz`.") from error
+    return _split_lines(data, path)
+
+
+def _split_lines(data: bytes, path: str) -> list[bytes]:
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1] == b"":
         lines.pop()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .results import read_results
-from .tables import align, number, unique
+from .tables import align, number, settings, unique
 
 _SCHEDULES = {"full": "full alone", "core": "core alone"}
 
@@ -161,7 +161,5 @@ def _notes(results: dict) -> list[str]:
     bleu, chrf = _signatures(results)[:2]
     notes = [f"BLEU: sacreBLEU `{bleu}`; chrF: `{chrf}`."]
     if results["generation"]:
-        notes.append(
-            "Decoding: " + ", ".join(f"{name} {value}" for name, value in results["generation"].items()) + "."
-        )
+        notes.append(f"Decoding: {settings(results['generation'])}.")
     return notes

@@ -67,11 +67,19 @@ def decoding_speed(
     num_beams: int = 1,
     *,
     repeats: int = 5,
+    truncate: bool = False,
     **generate_kwargs,
 ) -> dict[str, float | int | str]:
     """How fast one model decodes; `compare_decoding_speed` of that model alone."""
     speeds = compare_decoding_speed(
-        {"model": model}, tokenizer, sentences, batch_size, num_beams, repeats=repeats, **generate_kwargs
+        {"model": model},
+        tokenizer,
+        sentences,
+        batch_size,
+        num_beams,
+        repeats=repeats,
+        truncate=truncate,
+        **generate_kwargs,
     )
     return speeds["model"]
 
@@ -84,6 +92,7 @@ def compare_decoding_speed(
     num_beams: int = 1,
     *,
     repeats: int = 5,
+    truncate: bool = False,
     **generate_kwargs,
 ) -> dict[str, dict[str, float | int | str]]:
     """How fast models decode, measured in turns so that what else the machine does hits all of them alike.
@@ -99,6 +108,7 @@ def compare_decoding_speed(
         batch_size (`int`, defaults to 32): sentences decoded at once.
         num_beams (`int`, defaults to 1): beams; 1 is greedy.
         repeats (`int`, defaults to 5): how often all sentences are decoded; the figure is the median.
+        truncate (`bool`, defaults to `False`): cut sentences that are longer than the models read instead of raising.
         generate_kwargs: what else `model.generate` takes, such as `max_new_tokens`.
 
     Returns:
@@ -120,9 +130,7 @@ def compare_decoding_speed(
     _refuse_what_cannot_be_measured(models, sentences, repeats)
     device = next(iter(models.values())).device
     tightest = min(models.values(), key=_longest_input)
-    batches = [
-        encoded.to(device) for _, encoded in _batches(tightest, tokenizer, sentences, batch_size, truncate=False)
-    ]
+    batches = [encoded.to(device) for _, encoded in _batches(tightest, tokenizer, sentences, batch_size, truncate)]
     names = list(models)
     seconds = {name: [0.0] * repeats for name in names}
     tokens = {name: [0] * repeats for name in names}

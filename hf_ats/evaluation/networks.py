@@ -48,9 +48,7 @@ def measure_networks(
     figures, translations = {}, {}
     for name, network in networks.items():
         logger.info("Translating %d sentences with %s", len(sources), name)
-        translations[name] = translate(
-            network, tokenizer, sources, batch_size, truncate=truncate, **generate_kwargs
-        )
+        translations[name] = translate(network, tokenizer, sources, batch_size, truncate=truncate, **generate_kwargs)
         scores = score_translations(translations[name], references)
         figures[name] = {
             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -61,7 +59,9 @@ def measure_networks(
     if speed_sentences:
         some = sources[:: max(1, len(sources) // speed_sentences)][:speed_sentences]
         generate_kwargs = {"num_beams": 1, **generate_kwargs}
-        speeds = compare_decoding_speed(networks, tokenizer, some, batch_size, repeats=speed_repeats, **generate_kwargs)
+        speeds = compare_decoding_speed(
+            networks, tokenizer, some, batch_size, repeats=speed_repeats, truncate=truncate, **generate_kwargs
+        )
         for name, speed in speeds.items():
             figures[name]["decoding_speed"] = speed
     return figures, translations

@@ -72,7 +72,7 @@ def _scoring_notes(results: dict) -> list[str]:
         signatures = unique(level[field] for level in results["levels"].values())
         notes.append(f"{score}: sacreBLEU {', '.join(signatures)}")
     if results["generation"]:
-        notes.append(f"Translations scored: {_settings(results['generation'])}")
+        notes.append(f"Decoding of the scored translations: {settings(results['generation'])}")
     notes.append(
         "Parameters, size and FLOPs are those of the exported network; FLOPs per target token, forward, a "
         "multiply-add is 2."
@@ -83,12 +83,13 @@ def _scoring_notes(results: dict) -> list[str]:
 def _speed_notes(levels: dict) -> list[str]:
     keys = ("device", "threads", "dtype", "batch_size", "num_beams", "sentences", "repeats")
     measured = [level["decoding_speed"] for level in levels.values() if level.get("decoding_speed")]
-    ways = unique(_settings({key: speed[key] for key in keys if key in speed}) for speed in measured)
+    ways = unique(settings({key: speed[key] for key in keys if key in speed}) for speed in measured)
     return [f"Decoding speed: median of the repeats, {way}" for way in ways]
 
 
-def _settings(values: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+def settings(values: dict) -> str:
+    """`name=value`, one after another."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def number(value: float | None, scale: float, digits: int) -> str:

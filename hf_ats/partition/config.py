@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 METHODS = ("rank",)
 INITS = ("svd", "random")
@@ -66,7 +67,7 @@ class PartitionConfig:
                     f"ratios={ratios} holds {ratio}, which is not between 0 and 1; a core keeps a share of the rank, "
                     "such as 0.03125 or 0.25 (the full network is always there and is not listed)."
                 )
-        if any(later <= earlier for earlier, later in zip(ratios, ratios[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(ratios)):
             raise ValueError(
                 f"ratios={ratios} must increase strictly, from the smallest core to the largest; write "
                 f"ratios={sorted(set(ratios))}."
@@ -93,9 +94,9 @@ class PartitionConfig:
 
     @classmethod
     def from_flags(cls, **fields) -> "PartitionConfig":
-        """A configuration from command-line flags, where every pattern is a list of words.
+        r"""A configuration from command-line flags, where every pattern is a list of words.
 
-        A single word that is no dotted name (`model\\.encoder\\..*fc1`) is a regular expression; names stay a list.
+        A single word that is no dotted name (`model\.encoder\..*fc1`) is a regular expression; names stay a list.
         """
         for name in ("target_modules", "exclude_modules"):
             words = fields.get(name)

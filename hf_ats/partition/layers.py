@@ -75,12 +75,14 @@ class PartitionedRankLinear(nn.Module):
     Attributes:
         weight: `W`, shape `(out_features, in_features)`.
         U: the shares of the input factor; share `i` has shape `(ranks[i] - ranks[i-1], in_features)`. PEFT: `lora_A`.
-        V: the shares of the output factor; share `i` has shape `(out_features, ranks[i] - ranks[i-1])`. PEFT: `lora_B`.
+        V: the shares of the output factor, share `i` of shape `(out_features, ranks[i] - ranks[i-1])`. PEFT: `lora_B`.
         bias: shape `(out_features,)`, or None.
         level: the live level, `0` the smallest core, `len(ranks)` the full layer.
     """
 
-    def __init__(self, in_features: int, out_features: int, ranks: tuple[int, ...], bias=True, device=None, dtype=None):
+    def __init__(
+        self, in_features: int, out_features: int, ranks: tuple[int, ...], bias=True, device=None, dtype=None
+    ):
         super().__init__()
         ranks = tuple(ranks)
         if not ranks or any(b <= a for a, b in zip((0, *ranks), ranks, strict=False)):
@@ -110,9 +112,7 @@ class PartitionedRankLinear(nn.Module):
     @classmethod
     def structure_of(cls, linear: nn.Linear, ranks: tuple[int, ...]) -> "PartitionedRankLinear":
         """A layer around `linear`'s own bias, with uninitialised `W`, `U` and `V` of its device and dtype."""
-        layer = cls(
-            linear.in_features, linear.out_features, ranks, False, linear.weight.device, linear.weight.dtype
-        )
+        layer = cls(linear.in_features, linear.out_features, ranks, False, linear.weight.device, linear.weight.dtype)
         layer.bias = linear.bias
         layer.train(linear.training)
         return layer
@@ -221,7 +221,7 @@ def _svd_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
     V = left[:, :rank] * scale
     U = right[:rank] * scale[:, None]
     # A weight of lower rank would give rows and columns that are zero on both sides, where no gradient ever moves
-    # them. Their row of U takes the scale of an ordinary layer instead; the column of V stays zero, and so the product.
+    # them. Their row of U takes the scale of an ordinary layer instead; the column of V stays zero, so the product too.
     dead = values[:rank] <= values[0] * torch.finfo(weight.dtype).eps * max(weight.shape)
     V[:, dead] = 0
     U[dead] = right[:rank][dead] / math.sqrt(weight.shape[1])

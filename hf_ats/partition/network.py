@@ -129,7 +129,9 @@ def partition_config(model: nn.Module) -> PartitionConfig:
         ValueError: the model is not partitioned.
     """
     if not is_partitioned(model):
-        raise ValueError(f"this {type(model).__name__} is not partitioned; call partition_(model, PartitionConfig(...)).")
+        raise ValueError(
+            f"this {type(model).__name__} is not partitioned; call partition_(model, PartitionConfig(...))."
+        )
     return _unwrapped(model)._ats_partition
 
 
@@ -152,8 +154,12 @@ def level_names(model: nn.Module) -> list[str]:
 
     The levels between the ends of a ladder are `"level1"`, `"level2"`, and so on.
     """
-    between = range(1, num_levels(model) - 1)
-    return ["core", *(f"level{level}" for level in between), "full"]
+    return names_of_levels(num_levels(model) - 1)
+
+
+def names_of_levels(cores: int) -> list[str]:
+    """`level_names` of a model with that many cores."""
+    return ["core", *(f"level{level}" for level in range(1, cores)), "full"]
 
 
 def resolve_level(model: nn.Module, level: int | str) -> int:
@@ -233,5 +239,3 @@ def count_exported_parameters(model: nn.Module, level: int | str) -> int:
         for layer in partitioned_layers(model).values():
             count -= sum(parameter.numel() for factor in (layer.U, layer.V) for parameter in factor)
     return count
-
-

@@ -7,8 +7,12 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from .schedules import SCHEDULES
 
 
-@dataclass
+# Fields of a base class that comes last in the method resolution order stand first, in a command's help for one;
+# being keyword-only they leave `output_dir` the first positional argument.
+@dataclass(kw_only=True)
 class _AlternatingArguments:
+    _argument_group_name = "the training: the fields of hf_ats, then those of transformers"
+
     schedule: str = field(
         default="alternating",
         metadata={
@@ -53,8 +57,8 @@ class _AlternatingArguments:
 
 
 @dataclass
-class ATSTrainingArguments(_AlternatingArguments, TrainingArguments):
-    """`transformers.TrainingArguments`, and:
+class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
+    """The arguments of `transformers.TrainingArguments`, and those of alternating training.
 
     Args:
         schedule (`str`, defaults to `"alternating"`): which network each optimizer step trains. `"alternating"`: even
@@ -76,16 +80,8 @@ class ATSTrainingArguments(_AlternatingArguments, TrainingArguments):
         super().__post_init__()
 
 
-@dataclass
-class ATSSeq2SeqTrainingArguments(_AlternatingArguments, Seq2SeqTrainingArguments):
-    """`transformers.Seq2SeqTrainingArguments`, what `ATSTrainingArguments` adds, and:
-
-    Args:
-        max_tokens (`int`, *optional*): make training batches by a budget of tokens instead of a number of sentences:
-            on each process, the number of sentences times the padded source and target length together is at most
-            this. Replaces `per_device_train_batch_size`.
-    """
-
+@dataclass(kw_only=True)
+class _TokenBudgetArguments:
     max_tokens: int | None = field(
         default=None,
         metadata={
@@ -93,6 +89,17 @@ class ATSSeq2SeqTrainingArguments(_AlternatingArguments, Seq2SeqTrainingArgument
             "and micro-batch is at most this. Replaces per_device_train_batch_size."
         },
     )
+
+
+@dataclass
+class ATSSeq2SeqTrainingArguments(Seq2SeqTrainingArguments, _TokenBudgetArguments, _AlternatingArguments):
+    """The arguments of `transformers.Seq2SeqTrainingArguments`, what `ATSTrainingArguments` adds, and a token budget.
+
+    Args:
+        max_tokens (`int`, *optional*): make training batches by a budget of tokens instead of a number of sentences:
+            on each process, the number of sentences times the padded source and target length together is at most
+            this. Replaces `per_device_train_batch_size`.
+    """
 
     def __post_init__(self):
         self._check_alternating()

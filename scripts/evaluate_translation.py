@@ -1,0 +1,78 @@
+"""Score a translation model on a test set: BLEU and chrF by sacreBLEU, with their signatures, for each of its levels.
+
+    python scripts/evaluate_translation.py --model runs/demo/core
+    python scripts/evaluate_translation.py --model runs/iwslt/checkpoint-1000 --test_prefix data/test --num_beams 5
+    python scripts/evaluate_translation.py --model runs/iwslt/full --dataset_name wmt17 --dataset_config_name de-en
+
+A training checkpoint (checkpoint-N) holds every level, and each is scored unless --level names one; an export is one
+network. The scores go through `evaluate` with the metric that ships with hf_ats, so no Hub is needed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from transformers import AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from hf_ats.checkpoint import load_network, stored_levels
+from hf_ats.data import load_corpus
+from hf_ats.evaluation import score_translations, translate, write_json
+
+
+def main() -> None:
+    """Load the test set, then translate and score it level by level."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="directory or Hub id: core, full, stock, or a checkpoint-N")
+    parser.add_argument("--level", help="only this level of a training checkpoint: core, full or a number")
+    parser.add_argument("--source_lang", default="de", help="language of the source (default: de)")
+    parser.add_argument("--target_lang", default="en", help="language of the target (default: en)")
+    parser.add_argument("--test_prefix", help="text files PREFIX.de and PREFIX.en, the same with .gz, or one .jsonl")
+    parser.add_argument("--dataset_name", help="a data set with a column `translation` and a test part instead")
+    parser.add_argument("--dataset_config_name", help="its configuration, such as de-en")
+    parser.add_argument("--skip_bad_lines", action="store_true", help="leave out bad pairs and count them")
+    parser.add_argument("--source_prefix", default="", help="text before every source, which T5 needs")
+    parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
+    parser.add_argument("--num_beams", type=int, help="default: the model's generation config")
+    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise")
+    parser.add_argument("--truncate", action="store_true", help="cut sentences that are longer than the model reads")
+    parser.add_argument("--tokenize", help="sacreBLEU's tokenizer (default: its own, 13a)")
+    parser.add_argument("--lowercase", action="store_true", help="ignore case in both scores")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--output", type=Path, help="write the scores to this JSON file too")
+    arguments = parser.parse_args()
+    disable_progress_bar()  # of the loading; translating has its own
+
+    test = load_corpus(
+        dataset_name=arguments.dataset_name,
+        dataset_config_name=arguments.dataset_config_name,
+        test_prefix=arguments.test_prefix,
+        source_lang=arguments.source_lang,
+        target_lang=arguments.target_lang,
+        skip_bad_lines=arguments.skip_bad_lines,
+    )["test"]["translation"]
+    sources = [arguments.source_prefix + pair[arguments.source_lang] for pair in test]
+    references = [pair[arguments.target_lang] for pair in test]
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    options = {name: getattr(arguments, name) for name in ("num_beams", "max_length") if getattr(arguments, name)}
+
+    scores = {}
+    for level in [arguments.level] if arguments.level else stored_levels(arguments.model):
+        model = load_network(arguments.model, level).to(arguments.device)
+        translations = translate(
+            model, tokenizer, sources, arguments.batch_size, truncate=arguments.truncate, **options
+        )
+        scores[level] = score_translations(
+            translations, references, tokenize=arguments.tokenize, lowercase=arguments.lowercase
+        )
+    print(json.dumps(scores, indent=2))
+    if arguments.output is not None:
+        write_json(arguments.output, scores)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"evaluate_translation.py: {error}")

@@ -1,0 +1,58 @@
+"""Translate text, one sentence on each line, with any translation model: a core, a full network, or a stock one.
+
+    python scripts/translate.py --model runs/demo/core < sentences.de > sentences.en
+    python scripts/translate.py --model runs/demo/full --input sentences.de --output sentences.en --num_beams 5
+    python scripts/translate.py --model runs/demo/checkpoint-1000 --level core < sentences.de
+
+Line n of the output translates line n of the input; an empty line stays empty. Progress goes to standard error.
+"""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from transformers import AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from hf_ats.checkpoint import load_network
+from hf_ats.data import read_lines
+from hf_ats.evaluation import translate
+
+
+def main() -> None:
+    """Read, translate in batches, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="directory or Hub id: core, full, stock, or a checkpoint-N")
+    parser.add_argument("--level", help="network of a training checkpoint: core, full or a number (default: full)")
+    parser.add_argument("--input", default="-", help="text file, plain or .gz (default: standard input)")
+    parser.add_argument("--output", default="-", help="text file (default: standard output)")
+    parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
+    parser.add_argument("--num_beams", type=int, help="default: the model's generation config")
+    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise")
+    parser.add_argument("--truncate", action="store_true", help="cut sentences that are longer than the model reads")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    arguments = parser.parse_args()
+    disable_progress_bar()  # of the loading; translating has its own
+
+    model = load_network(arguments.model, arguments.level).to(arguments.device)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    sentences = read_lines(sys.stdin.buffer if arguments.input == "-" else arguments.input)
+    options = {name: getattr(arguments, name) for name in ("num_beams", "max_length") if getattr(arguments, name)}
+    translations = translate(model, tokenizer, sentences, arguments.batch_size, truncate=arguments.truncate, **options)
+    with contextlib.ExitStack() as stack:
+        to_file = arguments.output != "-"
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        output = (
+            stack.enter_context(Path(arguments.output).open("w", encoding="utf-8", newline="\n"))
+            if to_file
+            else sys.stdout
+        )
+        output.writelines(f"{translation}\n" for translation in translations)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"translate.py: {error}")
