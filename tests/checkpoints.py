@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_ats.data import train_tokenizer
 from hf_ats.partition import PartitionConfig, partition_, partitioned_layers
@@ -59,6 +60,7 @@ def snapshot(model) -> dict:
         "config": model.config.to_dict(),
         "generation_config": model.generation_config.to_dict(),
         "random_state": torch.get_rng_state(),
+        "progress_bars": is_progress_bar_enabled(),
     }
 
 

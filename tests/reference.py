@@ -8,30 +8,35 @@ import torch
 from torch.func import functional_call
 
 
-def compose(stock, arrays, split, level):
+def tied_names(stock):
+    """Each further name of a shared parameter -> its first name, as in `named_parameters()`."""
+    first = {id(parameter): name for name, parameter in stock.named_parameters()}
+    every = stock.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every if name != first[id(parameter)]}
+
+
+def compose(arrays, split, tied, level):
     """The stock model's parameters at a level: `W + V U` at `"full"`, `V U` at `"core"`.
 
     Args:
-        stock: a stock model, for the names of its parameters.
         arrays: name -> tensor; for each name in `split`, the three entries `name.W`, `name.U` and `name.V`.
         split: names of the weights that are partitioned.
+        tied: what `tied_names` returned.
         level: `"core"` or `"full"`.
     """
-    weights = {}
-    for name, _ in stock.named_parameters():
-        if name in split:
-            product = arrays[f"{name}.V"] @ arrays[f"{name}.U"]
-            weights[name] = product + arrays[f"{name}.W"] if level == "full" else product
-        else:
-            weights[name] = arrays[name]
-    return weights
+    weights = {name: array for name, array in arrays.items() if name.rpartition(".")[0] not in split}
+    for name in split:
+        weights[name] = arrays[f"{name}.V"] @ arrays[f"{name}.U"]
+        if level == "full":
+            weights[name] = weights[name] + arrays[f"{name}.W"]
+    return weights | {name: weights[first] for name, first in tied.items()}
 
 
 def loss_of(stock, weights, batch, tokens, smoothing):
     """Label-smoothed cross-entropy summed over the batch's target tokens, divided by `tokens`."""
     labels = batch["labels"]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    log_probabilities = functional_call(stock, weights, kwargs=inputs).logits.log_softmax(-1)
+    log_probabilities = functional_call(stock, weights, kwargs=inputs, tie_weights=False).logits.log_softmax(-1)
     keep = labels != -100
     chosen = log_probabilities[keep]
     right = chosen.gather(1, labels[keep][:, None]).sum()
@@ -68,7 +73,7 @@ def train(
     Returns:
         The moments and step counts: name -> (count, first moment, second moment).
     """
-    state = {}
+    state, tied = {}, tied_names(stock)
     for step, window in enumerate(windows):
         level = levels[step % len(levels)]
         together = level if isinstance(level, tuple) else (level,)
@@ -79,7 +84,7 @@ def train(
         }
         tokens = sum((batch["labels"] != -100).sum() for batch in window)
         loss = sum(
-            loss_of(stock, compose(stock, arrays, split, one), batch, tokens, smoothing)
+            loss_of(stock, compose(arrays, split, tied, one), batch, tokens, smoothing)
             for one in together
             for batch in window
         )

@@ -152,12 +152,13 @@ def test_stock_exports_bear_no_trace_of_this_package(family, export, tmp_path):
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_exporting_leaves_the_model_as_it_was(export, tmp_path):
+def test_exporting_leaves_the_model_as_it_was(export, monkeypatch, tmp_path):
     model = partitioned("marian", LADDER, dtype=torch.bfloat16).train()
     set_level(model, "level1")
     batch = probe_batch(model)
     model(**batch).logits.sum().backward()
     model.model.encoder.layers[0].eval()
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", True)
     before = snapshot(model)
     EXPORTS[export](model, tmp_path / "out")
     assert_same(before, snapshot(model))
@@ -203,6 +204,11 @@ def test_merging_the_adapter_gives_the_full_export(tmp_path):
         torch.testing.assert_close(merged.state_dict()[name], tensor)
     moved = {name for name in untouched if not torch.equal(untouched[name], merged.state_dict()[name])}
     assert moved == {f"{name}.weight" for name in partitioned_layers(model)}
+
+
+def test_exporting_an_adapter_warns_of_nothing(tmp_path, recwarn):
+    export_adapter(partitioned("marian"), tmp_path / "adapter")
+    assert [str(warning.message) for warning in recwarn if "torch/jit" not in warning.filename] == []
 
 
 def test_the_adapter_names_each_rank_and_scales_by_one(tmp_path):

@@ -40,21 +40,27 @@ def assert_equal_models(loaded, model) -> None:
             assert torch.equal(logits(loaded, batch), logits(model, batch)), level
 
 
+def tables(model) -> list[tuple[str, torch.Tensor]]:
+    """Marian's and M2M100's sinusoidal positions, by name."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return [(name, tensor) for name, tensor in named if "embed_positions" in name and not tensor.requires_grad]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_checkpoint_gives_back_the_model_bit_by_bit(family, dtype, tmp_path):
     model = partitioned(family, (0.1, 0.25), dtype=dtype)
-    if dtype == torch.float32:  # in half precision the table of positions, which is not saved, is made anew
-        expected = model
-    else:
-        model.save_pretrained(tmp_path / "once")
-        expected = load_partitioned(tmp_path / "once")
     model.generation_config.max_new_tokens = 7
     set_level(model, "core")
     model.train().save_pretrained(tmp_path / "saved")
     set_level(model, "full")
     loaded = load_partitioned(tmp_path / "saved")
-    assert_equal_models(loaded, expected.eval())
+    assert loaded.dtype == dtype
+    if dtype != torch.float32:  # tables of positions are not saved, but computed anew, before they are rounded
+        for (name, table), (_, computed) in zip(tables(model), tables(loaded), strict=True):
+            torch.testing.assert_close(table, computed, msg=name, rtol=0.01, atol=0.01, check_dtype=False)
+            table.data = computed.data
+    assert_equal_models(loaded, model.eval())
     assert get_level(loaded) == 2
     assert not any(module.training for module in loaded.modules())
     assert all(

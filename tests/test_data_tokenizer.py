@@ -124,14 +124,6 @@ def test_texts_are_read_once_and_training_is_silent(text, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_special_tokens_within_the_text_do_not_become_pieces_twice(tmp_path):
-    # "<pad>" is the longest string that the words share, so it is among the first that the merges arrive at.
-    text = [f"{letter}<pad>{letter} {letter}</s>{letter} {letter}<unk>{letter}" for letter in "abcdefgh"]
-    tokenizer = train((text, text), tmp_path, vocab_size=40)
-    assert sorted(tokenizer.encoder.values()) == list(range(40))
-    assert tokenizer.pad_token_id == 39
-
-
 @pytest.mark.parametrize("joint", [True, False])
 def test_the_largest_and_the_smallest_possible_vocabulary_are_named(tmp_path, joint):
     text = ["ein Hund", "eine Katze"], ["a dog", "a cat, and another one"]

@@ -105,8 +105,8 @@ def _train_pieces(texts: Iterable[str], vocab_size: int, character_coverage: flo
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            # A sentence has no line end, and <pad> must not become a piece that is found in a text.
-            sentence_iterator=(text.replace("\n", " ").replace(PAD, " ") for text in texts),
+            # sentencepiece takes one sentence per string, without line ends.
+            sentence_iterator=(text.replace("\n", " ") for text in texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size - 1,

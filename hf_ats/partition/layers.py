@@ -221,7 +221,7 @@ def _svd_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
     V = left[:, :rank] * scale
     U = right[:rank] * scale[:, None]
     # A weight of lower rank would give rows and columns that are zero on both sides, where no gradient ever moves
-    # them. Their row of U takes the scale of an ordinary layer instead; the column of V stays zero, so the product too.
+    # them. Their row of U takes the scale of an ordinary layer instead; their column of V stays zero, and so V U.
     dead = values[:rank] <= values[0] * torch.finfo(weight.dtype).eps * max(weight.shape)
     V[:, dead] = 0
     U[dead] = right[:rank][dead] / math.sqrt(weight.shape[1])

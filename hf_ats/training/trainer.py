@@ -45,6 +45,7 @@ class _AlternatingTrainerMixin:
         self._core_parameters = [list(parameters_at_level(self.model, core).values()) for core in range(self._full)]
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._last_norm_step: int | None = None
         self._ledger: FlopsLedger | None = None
         self.add_callback(_LearningRateOfLevel(self))
 
@@ -93,14 +94,17 @@ class _AlternatingTrainerMixin:
             # The shares of an accumulation window add up to the loss of its step.
             self._counts[name] += self.accelerator.sync_gradients
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        levels = self.levels_at_step(self.state.global_step)
-        if len(levels) == 1:  # the norm of a sum of several levels' gradients belongs to none of them
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *positional, **keywords):
+        # Called after every optimizer step, and once more after the last of an epoch.
+        step = self.state.global_step - 1
+        levels = self.levels_at_step(step)
+        # The norm of a sum of several levels' gradients belongs to none of them.
+        if grad_norm is not None and step != self._last_norm_step and len(levels) == 1:
             name = f"grad_norm_{self.level_names[levels[0]]}"
             self._sums[name] += grad_norm
             self._counts[name] += 1
-        return grad_norm
+        self._last_norm_step = step
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *positional, **keywords)
 
     def log(self, logs, start_time=None):
         """Adds `loss_<level>` and `grad_norm_<level>`, means since the last log, and `learning_rate_<level>`."""
