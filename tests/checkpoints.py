@@ -24,10 +24,6 @@ ENGLISH = ["a dog runs in the park", "the cat sleeps", "two men play ball", "a w
 def partitioned(family: str, ratios=(0.25,), seed: int = 0, dtype=torch.float32, **overrides):
     """A tiny partitioned model in eval mode whose full network, core and `W` compute three different things."""
     model = tiny_model(family, seed, **overrides)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.requires_grad:  # the table of positions, which no checkpoint holds
-                parameter.copy_(type(model)(model.config).state_dict()["model.encoder.embed_positions.weight"])
     torch.manual_seed(seed)
     return partition_(model.to(dtype), PartitionConfig(ratios=list(ratios), init="random"))
 

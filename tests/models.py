@@ -100,6 +100,8 @@ def tiny_model(family: str, seed: int = 0, **overrides):
     model = _CLASSES[family](tiny_config(family, **overrides))
     with torch.no_grad():
         for parameter in model.parameters():
+            if not parameter.requires_grad:  # a table of positions, which no checkpoint holds
+                continue
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:

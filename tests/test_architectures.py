@@ -225,3 +225,21 @@ def test_a_tokenizer_whose_pad_is_not_last_is_refused(tokenizers):
     tokenizer.pad_token = "</s>"
     with pytest.raises(ValueError, match=r"<pad> has id 0, but must have the last one, 149"):
         build_model("tiny", tokenizer)
+
+
+def test_sizes_replace_those_of_the_architecture(tokenizers):
+    sizes = dict(layers=1, width=32, feed_forward=48, heads=2)
+    model = build_model("iwslt", tokenizers[True], **sizes)
+    assert len(model.model.encoder.layers) == len(model.model.decoder.layers) == 1
+    layer = model.model.encoder.layers[0]
+    assert layer.fc1.weight.shape == (48, 32) and layer.self_attn.num_heads == 2
+    assert model.config.dropout == 0.3  # what is not given stays
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [(dict(width=30, heads=4), "width=30 is not a multiple of heads=4"), (dict(layers=0), "layers=0")],
+)
+def test_sizes_that_do_not_fit_are_refused(tokenizers, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        build_model("tiny", tokenizers[True], **sizes)

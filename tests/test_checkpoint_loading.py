@@ -6,7 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_ats.checkpoint import export_adapter, export_core, export_full, load_partitioned
+from hf_ats.checkpoint import (
+    export_adapter,
+    export_core,
+    export_full,
+    load_network,
+    load_partitioned,
+    stored_levels,
+)
 from hf_ats.partition import (
     PartitionConfig,
     at_level,
@@ -186,3 +193,36 @@ def test_weights_of_another_partition_are_refused(ratios, tmp_path):
     (tmp_path / "one" / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"not those of the partition.*ratios=\[0.25\].*files of two checkpoints"):
         load_partitioned(tmp_path / "one")
+
+
+def test_any_stored_network_is_loaded_by_its_level(tmp_path):
+    model = partitioned("marian", ratios=(0.1, 0.25))
+    model.save_pretrained(tmp_path / "checkpoint-1")
+    stored = {"core": 0, "level1": 1}
+    for name, level in stored.items():
+        export_core(model, tmp_path / name, level=level)
+    export_full(model, tmp_path / "full")
+    assert stored_levels(tmp_path / "checkpoint-1") == ["core", "level1", "full"]
+    batch = probe_batch(model)
+    for level, name in enumerate(["core", "level1", "full"]):
+        with at_level(model, level):
+            expected = logits(model, batch)
+        assert stored_levels(tmp_path / name) == [name]
+        for network in (
+            load_network(tmp_path / name),
+            load_network(tmp_path / name, name),
+            load_network(tmp_path / "checkpoint-1", name),
+            load_network(tmp_path / "checkpoint-1", str(level)),
+        ):
+            torch.testing.assert_close(logits(network.eval(), batch), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits(load_network(tmp_path / "checkpoint-1"), batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_level_that_is_not_stored_is_refused(tmp_path):
+    model = partitioned("marian")
+    export_core(model, tmp_path / "core")
+    model.save_pretrained(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match="level='full', but .*core is one network, 'core'"):
+        load_network(tmp_path / "core", "full")
+    with pytest.raises(ValueError, match="level=5 is not a level of this MarianMTModel"):
+        load_network(tmp_path / "checkpoint-1", "5")

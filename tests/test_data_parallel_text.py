@@ -1,13 +1,14 @@
 """What is read from files, line by line, and what each fault of a file is answered with."""
 
 import gzip
+import io
 import json
 import logging
 from collections import Counter
 
 import pytest
 
-from hf_ats.data.parallel_text import EMPTY_SIDE, INVALID_UTF8, NOT_A_TRANSLATION, read_parallel
+from hf_ats.data.parallel_text import EMPTY_SIDE, INVALID_UTF8, NOT_A_TRANSLATION, read_lines, read_parallel
 
 # What Python's splitlines would break at, inside a sentence.
 LINE_BREAKS_ELSEWHERE = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -179,3 +180,16 @@ def test_a_language_that_the_records_lack_is_refused_with_those_they_have(tmp_pa
 def test_a_pair_of_one_language_is_refused(tmp_path, pair):
     with pytest.raises(ValueError, match="no language pair; give two different"):
         read_parallel(tmp_path / "corpus", *pair)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_lines_of_text_are_read_with_their_empty_ones_from_files_and_streams(tmp_path, ending):
+    text = "ein\u2028Satz\n\nzwei\r\n".encode()
+    path = tmp_path / f"text{ending}"
+    path.write_bytes(gzip.compress(text) if ending else text)
+    assert read_lines(path) == read_lines(io.BytesIO(text)) == ["ein\u2028Satz", "", "zwei"]
+
+
+def test_text_that_is_no_utf8_is_named_by_its_line():
+    with pytest.raises(ValueError, match="standard input, line 2: not valid UTF-8.*convert the text to UTF-8"):
+        read_lines(io.BytesIO(b"gut\n\xff\n"))

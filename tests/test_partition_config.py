@@ -31,6 +31,20 @@ def test_a_configuration_survives_its_dictionary():
 
 
 @pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (None, None),
+        (["fc1"], ["fc1"]),
+        (["encoder.layers.0.fc1", "fc2"], ["encoder.layers.0.fc1", "fc2"]),
+        ([r".*\.fc[12]"], r".*\.fc[12]"),
+    ],
+)
+def test_flags_are_names_or_one_regular_expression(words, pattern):
+    config = PartitionConfig.from_flags(ratios=[0.25], target_modules=words, exclude_modules=words)
+    assert config.target_modules == config.exclude_modules == pattern
+
+
+@pytest.mark.parametrize(
     ("ratio", "shape", "rank"), [(0.25, (512, 1024), 128), (0.03125, (1024, 512), 16), (0.001, (64, 64), 1)]
 )
 def test_the_rank_is_the_rounded_share_of_the_smaller_side_and_at_least_one(ratio, shape, rank):

@@ -7,12 +7,14 @@ import torch
 
 from hf_ats.partition import count_parameters, parameters_at_level
 from tests.distributed import launch
+from tests.models import tiny_model
 from tests.training import make_trainer, partitioned, sentences
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("two_processes")
+    tiny_model("marian").save_pretrained(out / "stock")
     launch("-m", "tests.distributed.worker", str(out))
     return out
 
@@ -100,6 +102,12 @@ def test_logs_by_level_are_those_of_one_process(two_processes, tmp_path):
         assert one.keys() == two.keys()
         for name in {"loss", "loss_core", "loss_full", "grad_norm_core", "grad_norm_full"} & one.keys():
             assert one[name] == pytest.approx(two[name], rel=1e-5), name
+
+
+def test_a_pretrained_model_whose_table_of_positions_was_left_unfrozen_trains(two_processes):
+    before = tiny_model("marian").state_dict()["model.encoder.embed_positions.weight"]
+    after = torch.load(two_processes / "pretrained.pt")["model.encoder.embed_positions.weight"]
+    torch.testing.assert_close(after.float(), before)
 
 
 def test_dropping_layers_on_several_processes_is_refused(two_processes):

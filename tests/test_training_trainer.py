@@ -410,6 +410,21 @@ def test_an_unpartitioned_model_trains_as_the_full_network(tmp_path):
     assert "eval_full_loss" in trainer.evaluate()
 
 
+def test_what_no_checkpoint_holds_is_frozen(tmp_path):
+    # transformers 5 leaves the table trainable after from_pretrained.
+    model = partitioned()
+    model.model.encoder.embed_positions.weight.requires_grad_(True)
+    make_trainer(model, tmp_path)
+    assert not model.model.encoder.embed_positions.weight.requires_grad
+    assert model.model.shared.weight.requires_grad
+
+
+def test_a_report_can_name_the_arguments_that_were_set(tmp_path):
+    changed = arguments(tmp_path, max_tokens=99, schedule="core").changed_fields()
+    assert changed["max_tokens"] == 99 and changed["schedule"] == "core" and changed["max_steps"] == STEPS
+    assert "adam_beta1" not in changed and "output_dir" not in changed
+
+
 def test_the_plain_trainer_takes_models_that_compute_their_own_loss(tmp_path):
     model = partitioned()
     args = ATSTrainingArguments(

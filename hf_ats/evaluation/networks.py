@@ -51,7 +51,7 @@ def measure_networks(
         translations[name] = translate(network, tokenizer, sources, batch_size, truncate=truncate, **generate_kwargs)
         scores = score_translations(translations[name], references)
         figures[name] = {
-            "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+            "parameters": network.num_parameters(),
             "flops_per_token": flops_per_token(network),
             **{score: scores[score] for score in ("bleu", "chrf", "bleu_signature", "chrf_signature")},
             "decoding_speed": None,

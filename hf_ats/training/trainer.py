@@ -1,10 +1,12 @@
 """The trainers: Transformers' own loop, with the level of each step chosen by a schedule (Algorithm 2)."""
 
 import contextlib
+import re
 from collections import defaultdict
 from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -36,6 +38,7 @@ class _AlternatingTrainerMixin:
                 f"args is a {type(args).__name__}, which has no schedule; write {self._arguments_class.__name__}(...)."
             )
         super().__init__(model, args, *positional, **keywords)
+        freeze_constants_(self.model)
         refuse_unpartitioned(self.model, args.schedule)
         self.level_names = level_names(self.model) if is_partitioned(self.model) else ["full"]
         self.trained_levels = trained_levels(args.schedule, len(self.level_names))
@@ -165,6 +168,17 @@ class _AlternatingTrainerMixin:
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         refuse_another_partition(resume_from_checkpoint, self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def freeze_constants_(model: nn.Module) -> None:
+    """Freezes the parameters that the model's class never saves, in place: Marian's and others' tables of positions.
+
+    transformers 5 forgets to when it loads a checkpoint, and DistributedDataParallel then waits for their gradients.
+    """
+    patterns = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    for name, parameter in model.named_parameters():
+        if any(re.search(pattern, name) for pattern in patterns):
+            parameter.requires_grad_(False)
 
 
 class _LearningRateOfLevel(TrainerCallback):

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import MarianMTModel
 
+from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.training import ATSSeq2SeqTrainer
 from tests.training import SequentialTrainer, make_trainer, partitioned
 
@@ -74,6 +76,8 @@ def main(out: Path):
     run("core", schedule="core")
     run("ladder", model=partitioned(ratios=(0.1, 0.25)))
     run("find_unused", trainer_class=FindsUnusedParameters)
+    partition = PartitionConfig(ratios=[0.25])
+    run("pretrained", model=partition_(MarianMTModel.from_pretrained(out / "stock"), partition), max_steps=3)
 
     common = dict(trainer_class=ATSSeq2SeqTrainer, dropout=0.1, double=False, max_tokens=40, max_steps=9)
     run("whole", save_strategy="steps", save_steps=3, **common)
