@@ -222,7 +222,7 @@ def test_a_level_that_is_not_stored_is_refused(tmp_path):
     model = partitioned("marian")
     export_core(model, tmp_path / "core")
     model.save_pretrained(tmp_path / "checkpoint-1")
-    with pytest.raises(ValueError, match="level='full', but .*core is one network, 'core'"):
+    with pytest.raises(ValueError, match=r"level='full', but .*core is one network, 'core'"):
         load_network(tmp_path / "core", "full")
     with pytest.raises(ValueError, match="level=5 is not a level of this MarianMTModel"):
         load_network(tmp_path / "checkpoint-1", "5")

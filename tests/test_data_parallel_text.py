@@ -191,5 +191,5 @@ def test_lines_of_text_are_read_with_their_empty_ones_from_files_and_streams(tmp
 
 
 def test_text_that_is_no_utf8_is_named_by_its_line():
-    with pytest.raises(ValueError, match="standard input, line 2: not valid UTF-8.*convert the text to UTF-8"):
+    with pytest.raises(ValueError, match=r"standard input, line 2: not valid UTF-8.*convert the text to UTF-8"):
         read_lines(io.BytesIO(b"gut\n\xff\n"))

@@ -2,7 +2,7 @@ import pytest
 
 from hf_ats.data import default_corpus, train_tokenizer
 from hf_ats.evaluation import measure_networks, sample_translations, score_translations, translate
-from hf_ats.partition.flops import flops_per_token
+from hf_ats.partition import flops_per_token
 from tests.models import tiny_model
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_ats.partition import get_level, num_levels, parameters_at_level, partitioned_layers
+from hf_ats.partition import FlopsLedger, at_level, get_level, num_levels, parameters_at_level, partitioned_layers
 from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer, ATSTrainingArguments
 from tests import reference
 from tests.laws import assert_moved, assert_same_weights, assert_still, snapshot
@@ -303,8 +303,6 @@ def test_evaluation_scores_every_level_that_is_trained(schedule, levels, tmp_pat
     metrics = trainer.evaluate()
     assert [name for name in metrics if name.endswith("_loss")] == [f"eval_{level}_loss" for level in levels]
     for level in levels:
-        from hf_ats.partition import at_level
-
         with at_level(model, level), torch.no_grad():
             loss = model(**collator(model)(sentences(6, seed=1))).loss
         # The Trainer takes the mean over its batches of 8 sentences; here there is one.
@@ -340,7 +338,6 @@ def test_the_best_model_is_the_full_networks_unless_said_otherwise(tmp_path):
 
 
 def test_operations_are_counted_at_the_level_of_each_step(tmp_path):
-    from hf_ats.partition.flops import FlopsLedger
 
     totals = {}
     for schedule in ("full", "core", "alternating", "slimmable"):

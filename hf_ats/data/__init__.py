@@ -3,14 +3,14 @@
 Stands alone: nothing here knows of partitions, training or exports.
 """
 
-from hf_ats.data.batches import TokenBudgetBatchSampler, sequence_lengths
-from hf_ats.data.collator import TranslationCollator, shift_right
-from hf_ats.data.corpora import load_corpus, load_parallel
-from hf_ats.data.embedded_corpus import default_corpus
-from hf_ats.data.languages import set_languages_
-from hf_ats.data.parallel_text import read_lines
-from hf_ats.data.tokenization import tokenize_corpus
-from hf_ats.data.tokenizer import train_tokenizer
+from .batches import TokenBudgetBatchSampler, sequence_lengths
+from .collator import TranslationCollator, shift_right
+from .corpora import load_corpus, load_parallel
+from .embedded_corpus import default_corpus
+from .languages import set_languages_
+from .parallel_text import read_lines
+from .tokenization import tokenize_corpus
+from .tokenizer import train_tokenizer
 
 __all__ = [
     "TokenBudgetBatchSampler",

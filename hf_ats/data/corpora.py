@@ -5,8 +5,8 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hf_ats.data.embedded_corpus import default_corpus
-from hf_ats.data.parallel_text import EMPTY_SIDE, check_language_pair, read_parallel
+from .embedded_corpus import default_corpus
+from .parallel_text import EMPTY_SIDE, check_language_pair, read_parallel
 
 if TYPE_CHECKING:
     import datasets

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING
 
-from hf_ats.data.number_words import english_number, english_ordinal, german_number, german_ordinal
+from .number_words import english_number, english_ordinal, german_number, german_ordinal
 
 if TYPE_CHECKING:
     import datasets

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_ats.partition.flops import flops_per_token
-
+from ..partition import flops_per_token
 from .decoding import compare_decoding_speed, translate
 from .metrics import score_translations
 

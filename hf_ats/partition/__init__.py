@@ -1,6 +1,7 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .config import PartitionConfig
+from .flops import FlopsLedger, flops_per_token
 from .layers import PartitionedRankLinear
 from .network import (
     at_level,
@@ -25,11 +26,13 @@ from .presets import PRESETS
 
 __all__ = [
     "PRESETS",
+    "FlopsLedger",
     "PartitionConfig",
     "PartitionedRankLinear",
     "at_level",
     "count_exported_parameters",
     "count_parameters",
+    "flops_per_token",
     "get_level",
     "is_partitioned",
     "level_names",

@@ -12,8 +12,7 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import TokenBudgetBatchSampler, sequence_lengths, shift_right
-from ..partition import is_partitioned, level_names, parameters_at_level, partitioned_layers
-from ..partition.flops import FlopsLedger
+from ..partition import FlopsLedger, is_partitioned, level_names, parameters_at_level, partitioned_layers
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients
