@@ -44,14 +44,19 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of the loading; translating has its own
 
-    test = load_corpus(
+    corpus = load_corpus(
         dataset_name=arguments.dataset_name,
         dataset_config_name=arguments.dataset_config_name,
         test_prefix=arguments.test_prefix,
         source_lang=arguments.source_lang,
         target_lang=arguments.target_lang,
         skip_bad_lines=arguments.skip_bad_lines,
-    )["test"]["translation"]
+    )
+    if "test" not in corpus:
+        raise ValueError(
+            f"{arguments.dataset_name} has the parts {', '.join(corpus)} and no test; give --test_prefix."
+        )
+    test = corpus["test"]["translation"]
     sources = [arguments.source_prefix + pair[arguments.source_lang] for pair in test]
     references = [pair[arguments.target_lang] for pair in test]
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)

@@ -181,6 +181,12 @@ def main() -> None:
             target_lang=data_args.target_lang,
             skip_bad_lines=data_args.skip_bad_lines,
         )
+        test = next((part for part in ("test", "validation") if part in corpus), None)
+        if "train" not in corpus or test is None:
+            raise ValueError(
+                f"the corpus has the parts {', '.join(corpus)}; training needs train, and the report at its end "
+                "test or validation. Give --train_prefix, and --test_prefix or --validation_prefix, or a data set with these."
+            )
         if model_args.model_name_or_path is None:
             tokenizer_dir = output_dir / "tokenizer"
             if args.local_process_index == 0:
@@ -261,7 +267,6 @@ def main() -> None:
     if any("loss" in entry for entry in trainer.state.log_history):  # a run shorter than logging_steps has no curve
         plot_training(trainer.state.log_history, output_dir / "training.png", title=output_dir.name)
 
-    test = "test" if "test" in corpus else "validation"
     sources, references = ([pair[lang] for pair in corpus[test]["translation"]] for lang in languages)
     networks = {
         name: AutoModelForSeq2SeqLM.from_pretrained(directory).to(args.device)

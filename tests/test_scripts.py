@@ -209,6 +209,13 @@ def test_bad_input_ends_with_a_sentence_before_any_training(more, message, corpu
     assert not (tmp_path / "results.json").exists()
 
 
+def test_a_corpus_without_a_part_to_score_is_refused_before_training(corpus, tmp_path, monkeypatch):
+    arguments = f"--output_dir {tmp_path} {SIZES} {TRAINING} --train_prefix {corpus / 'train'}".split()
+    monkeypatch.setattr(sys, "argv", ["train_translation.py", *arguments])
+    with pytest.raises(SystemExit, match="the corpus has the parts train; training needs train, and the report"):
+        runpy.run_path(str(SCRIPTS / "train_translation.py"), run_name="__main__")
+
+
 def test_a_level_that_is_not_there_ends_with_a_sentence(trained):
     output_dir, _ = trained
     done = run("translate.py", "--model", output_dir / "core", "--level", "full", stdin="Hallo\n", fails=True)

@@ -2,9 +2,20 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
-from hf_ats.partition import FlopsLedger, at_level, get_level, num_levels, parameters_at_level, partitioned_layers
+from hf_ats.partition import (
+    FlopsLedger,
+    PartitionConfig,
+    at_level,
+    get_level,
+    num_levels,
+    parameters_at_level,
+    partition_,
+    partitioned_layers,
+)
 from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer, ATSTrainingArguments
 from tests import reference
 from tests.laws import assert_moved, assert_same_weights, assert_still, snapshot
@@ -422,16 +433,66 @@ def test_a_report_can_name_the_arguments_that_were_set(tmp_path):
     assert "adam_beta1" not in changed and "output_dir" not in changed
 
 
-def test_the_plain_trainer_takes_models_that_compute_their_own_loss(tmp_path):
-    model = partitioned()
-    args = ATSTrainingArguments(
-        str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no"
-    )
-    before = snapshot(model)
-    ATSTrainer(model, args, train_dataset=sentences(), data_collator=collator(model)).train()
-    assert_moved(
-        before, snapshot(model), ["model.encoder.layers.0.fc1.residual.weight", "model.encoder.layers.0.fc1.U.0"]
-    )
+class Classifier(nn.Module):
+    """Any module that computes its own loss, as images would have it; no config, no tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x, labels=None):
+        logits = self.head(self.hidden(x).relu())
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def a_classifier():
+    torch.manual_seed(0)
+    return partition_(Classifier(), PartitionConfig(ratios=[0.5], target_modules=["hidden"])).double()
+
+
+def examples(number=24):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(number, 6, generator=generator, dtype=torch.float64)
+    return [{"x": x, "labels": int(x.sum() > 0) + int(x[0] > 1)} for x in inputs]
+
+
+class SequentialPlainTrainer(ATSTrainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize("kind", ["translation", "any module"])
+def test_the_plain_trainer_keeps_laws_1_and_8(kind, tmp_path):
+    results = []
+    for size, accumulation in ((8, 1), (4, 2)):
+        model = partitioned().double() if kind == "translation" else a_classifier()
+        watch = Watch()
+        args = ATSTrainingArguments(
+            str(tmp_path),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=2,
+            learning_rate=0.1,
+            optim="sgd",
+            max_grad_norm=0.0,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            dataloader_pin_memory=False,
+        )
+        data = (
+            dict(train_dataset=sentences(), data_collator=collator(model))
+            if kind == "translation"
+            else dict(train_dataset=examples())
+        )
+        trainer = SequentialPlainTrainer(model, args, callbacks=[watch], **data)
+        trainer.train()
+        name = {"translation": "model.encoder.layers.0.fc1.residual.weight"}.get(kind, "hidden.residual.weight")
+        assert_moved(watch.weights[0], watch.weights[1], [name])
+        assert_still(watch.weights[1], watch.weights[2], [name])
+        results.append(model)
+    assert_same_weights(*results, rtol=1e-9, atol=1e-12)
 
 
 def test_a_batch_without_decoder_inputs_gets_them_from_its_labels(tmp_path):

@@ -50,6 +50,9 @@ class _AlternatingTrainerMixin:
         self._last_norm_step: int | None = None
         self._ledger: FlopsLedger | None = None
         self.add_callback(_LearningRateOfLevel(self))
+        self._is_encoder_decoder = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        if self._is_encoder_decoder and self.compute_loss_func is None:
+            self.compute_loss_func = partial(label_smoothed_cross_entropy, label_smoothing=args.label_smoothing_factor)
 
     def levels_at_step(self, step: int) -> tuple[int, ...]:
         """The levels that optimizer step `step` trains, a pure function of the step (law 2)."""
@@ -86,6 +89,13 @@ class _AlternatingTrainerMixin:
         finally:
             for layer in self._layers:
                 layer.level = self._full
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As the Trainer's, with the decoder's input made from the labels where a collator left it out."""
+        # The Trainer takes the labels out of the batch, and BART would then decode the source in their place.
+        if self._is_encoder_decoder and "labels" in inputs and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = shift_right(inputs["labels"], self.model.config)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     # ---- By level: what is logged, evaluated and counted ----
 
@@ -151,7 +161,7 @@ class _AlternatingTrainerMixin:
 
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of the forward and backward pass that this micro-batch ran, at the levels of its step."""
-        if not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+        if not self._is_encoder_decoder:
             return super().floating_point_ops(inputs)
         if self._ledger is None:
             self._ledger = FlopsLedger(self.model)
@@ -213,6 +223,9 @@ class ATSTrainer(_AlternatingTrainerMixin, Trainer):
 
     Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` and
     `learning_rate_<level>`, and evaluates every level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
+    The loss of an encoder-decoder is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
+    that accumulation and the number of processes do not change the gradient (law 8; the stock loss of Marian does not
+    keep it); a `compute_loss_func` of your own replaces it. Other models compute their own loss, as with `Trainer`.
 
     Raises:
         ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP,
@@ -227,9 +240,8 @@ class ATSTrainer(_AlternatingTrainerMixin, Trainer):
 class ATSSeq2SeqTrainer(_AlternatingTrainerMixin, Seq2SeqTrainer):
     """`transformers.Seq2SeqTrainer` over a partitioned model: alternating training of a network and its cores.
 
-    Takes what `Seq2SeqTrainer` takes, with `ATSSeq2SeqTrainingArguments`. Adds what `ATSTrainer` adds, batches by
-    token budget (`max_tokens`), and a loss per target token of the whole optimizer step, so that accumulation and
-    the number of processes do not change the gradient; a `compute_loss_func` of your own replaces it.
+    Takes what `Seq2SeqTrainer` takes, with `ATSSeq2SeqTrainingArguments`. Adds what `ATSTrainer` adds, and batches by
+    token budget (`max_tokens`).
 
     Raises:
         ValueError: as `ATSTrainer`.
@@ -244,19 +256,6 @@ class ATSSeq2SeqTrainer(_AlternatingTrainerMixin, Seq2SeqTrainer):
     """
 
     _arguments_class = ATSSeq2SeqTrainingArguments
-
-    def __init__(self, *positional, **keywords):
-        super().__init__(*positional, **keywords)
-        if self.compute_loss_func is None:
-            self.compute_loss_func = partial(
-                label_smoothed_cross_entropy, label_smoothing=self.args.label_smoothing_factor
-            )
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # The Trainer takes the labels out of the batch, and BART would then decode the source in their place.
-        if "labels" in inputs and "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = shift_right(inputs["labels"], self.model.config)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by token budget where `max_tokens` is set, by number of sentences otherwise."""
