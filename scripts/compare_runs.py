@@ -26,10 +26,20 @@ def main() -> int:
     parser.add_argument("results", nargs="+", type=Path, help="results.json of each run, in the order of the rows")
     parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
     parser.add_argument("--block", default="runs", help="name of the marked block (default: %(default)s)")
+    parser.add_argument(
+        "--replace",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="write NEW for OLD in the commands, such as the folder of the data",
+    )
     parser.add_argument("--no_commands", action="store_true", help="leave out the commands below the table")
     arguments = parser.parse_args()
     try:
-        table = render_comparison(arguments.results, commands=not arguments.no_commands)
+        table = render_comparison(
+            arguments.results, commands=not arguments.no_commands, replace=dict(arguments.replace)
+        )
         if arguments.update is None:
             print(table)
         else:

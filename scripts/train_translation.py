@@ -185,7 +185,7 @@ def main() -> None:
         if "train" not in corpus or test is None:
             raise ValueError(
                 f"the corpus has the parts {', '.join(corpus)}; training needs train, and the report at its end "
-                "test or validation. Give --train_prefix, and --test_prefix or --validation_prefix, or a data set with these."
+                "test or validation. Give --train_prefix, and --test_prefix or --validation_prefix, or other data."
             )
         if model_args.model_name_or_path is None:
             tokenizer_dir = output_dir / "tokenizer"
@@ -296,8 +296,7 @@ def main() -> None:
         model={
             "name": model_args.model_name_or_path or model_args.architecture,
             "class": type(model).__name__,
-            "dropout": model_args.dropout,
-            "vocab_size": len(tokenizer),
+            **{name: value for name, value in vars(model_args).items() if value is not None},
         },
         partition=partition and partition.to_dict(),
         data={

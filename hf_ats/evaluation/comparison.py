@@ -4,6 +4,7 @@ import math
 import os
 import re
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from .tables import align, number, settings, unique
 _SCHEDULES = {"full": "full alone", "core": "core alone"}
 
 
-def render_comparison(result_files: Sequence[str | os.PathLike], commands: bool = True) -> str:
+def render_comparison(
+    result_files: Sequence[str | os.PathLike], commands: bool = True, replace: dict[str, str] | None = None
+) -> str:
     """A Markdown table with a row for each kind of run, from the `results.json` of the runs.
 
     Runs that differ in nothing but their seed share a row, as mean ± standard deviation of the sample. Rows stand in
@@ -23,6 +26,7 @@ def render_comparison(result_files: Sequence[str | os.PathLike], commands: bool 
     Args:
         result_files: files that `write_results` wrote.
         commands: whether to list the command of each run under the table.
+        replace: text in the commands to write otherwise, such as the folder where the data lay.
 
     Raises:
         ValueError: there are no files; one holds no results; or two were scored in different ways or on different
@@ -48,7 +52,7 @@ def render_comparison(result_files: Sequence[str | os.PathLike], commands: bool 
     several_seeds = any(len(group) > 1 for group in groups.values())
     header = ["training", "r", *(["seeds"] if several_seeds else []), "epochs"]
     header += [f"{name} {score}" for name in names for score in ("BLEU", "chrF")]
-    header += ["training FLOPs (T)", "wall time (min)"]
+    header += ["training FLOPs (T)"]
     rows = []
     for (schedule, ratios, epochs, *_), group in groups.items():
         row = [
@@ -60,13 +64,14 @@ def render_comparison(result_files: Sequence[str | os.PathLike], commands: bool 
         for name in names:
             for score in ("bleu", "chrf"):
                 row.append(_mean_and_deviation([(run["levels"].get(name) or {}).get(score) for run in group]))
-        for field, scale, digits in (("flops", 1e-12, 1), ("seconds", 1 / 60, 1)):
-            values = [run["training"][field] for run in group]
-            row.append(number(statistics.mean(values) if None not in values else None, scale, digits))
+        flops = [run["training"]["flops"] for run in group]
+        row.append(number(statistics.mean(flops) if None not in flops else None, 1e-12, 1))
         rows.append(row)
     parts = [align(header, rows, "markdown"), *_notes(next(iter(runs.values())))]
     if commands:
-        lines = "\n".join(unique(results["command"] for results in runs.values()))
+        lines = "\n".join(_shell_lines(unique(results["command"] for results in runs.values())))
+        for old, new in (replace or {}).items():
+            lines = lines.replace(old, new)
         parts.append(f"The commands:\n\n```bash\n{lines}\n```")
     return "\n\n".join(parts)
 
@@ -100,6 +105,18 @@ def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") 
         return False
     path.write_text(after, encoding="utf-8")
     return True
+
+
+def _shell_lines(commands: Sequence[str]) -> list[str]:
+    """The commands as lines for a shell, the flags that all of them share written once, in a variable."""
+    split = [re.split(r"\s(?=--\w)", command) for command in commands]
+    shared = [part for part in split[0][1:] if all(part in other[1:] for other in split)]
+    if len(commands) == 1 or not shared:
+        return list(commands)
+    wrapped = textwrap.wrap(" ".join(shared), 112, break_long_words=False, break_on_hyphens=False)
+    first = 'SHARED="' + " \\\n    ".join(wrapped) + '"'
+    own = ([part for part in parts if part not in shared] for parts in split)
+    return [first, *(" ".join([head, "$SHARED", *rest]) for head, *rest in own)]
 
 
 def _kind(results: dict) -> tuple:
