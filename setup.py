@@ -34,7 +34,7 @@ setup(
     packages=find_packages(include=["hf_ats", "hf_ats.*"]),
     # Templates and tables beside the code, and Python files in folders that are not packages, since they travel with
     # a checkpoint instead of being imported.
-    package_data={"hf_ats": ["py.typed", "**/*.py", "**/*.md", "**/*.json", "**/*.txt"]},
+    package_data={"hf_ats": ["**/*.py", "**/*.md", "**/*.json", "**/*.txt"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=4.57",

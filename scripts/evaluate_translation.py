@@ -13,10 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from hf_ats.checkpoint import load_network, stored_levels
+from hf_ats.checkpoint import load_network, load_tokenizer, stored_levels
 from hf_ats.data import load_corpus
 from hf_ats.evaluation import score_translations, translate, write_json
 
@@ -24,7 +23,7 @@ from hf_ats.evaluation import score_translations, translate, write_json
 def main() -> None:
     """Load the test set, then translate and score it level by level."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="directory or Hub id: core, full, stock, or a checkpoint-N")
+    parser.add_argument("--model", required=True, help="directory or Hub id: any export, stock, or a checkpoint-N")
     parser.add_argument("--level", help="only this level of a training checkpoint: core, full or a number")
     parser.add_argument("--source_lang", default="de", help="language of the source (default: de)")
     parser.add_argument("--target_lang", default="en", help="language of the target (default: en)")
@@ -34,8 +33,8 @@ def main() -> None:
     parser.add_argument("--skip_bad_lines", action="store_true", help="leave out bad pairs and count them")
     parser.add_argument("--source_prefix", default="", help="text before every source, which T5 needs")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
-    parser.add_argument("--num_beams", type=int, help="default: the model's generation config")
-    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise")
+    parser.add_argument("--num_beams", type=int, help="default: the model's generation config, or 4")
+    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
     parser.add_argument("--truncate", action="store_true", help="cut sentences that are longer than the model reads")
     parser.add_argument("--tokenize", help="sacreBLEU's tokenizer (default: its own, 13a)")
     parser.add_argument("--lowercase", action="store_true", help="ignore case in both scores")
@@ -59,14 +58,19 @@ def main() -> None:
     test = corpus["test"]["translation"]
     sources = [arguments.source_prefix + pair[arguments.source_lang] for pair in test]
     references = [pair[arguments.target_lang] for pair in test]
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    options = {name: getattr(arguments, name) for name in ("num_beams", "max_length") if getattr(arguments, name)}
+    tokenizer = load_tokenizer(arguments.model)
 
     scores = {}
     for level in [arguments.level] if arguments.level else stored_levels(arguments.model):
         model = load_network(arguments.model, level).to(arguments.device)
         translations = translate(
-            model, tokenizer, sources, arguments.batch_size, truncate=arguments.truncate, **options
+            model,
+            tokenizer,
+            sources,
+            arguments.batch_size,
+            truncate=arguments.truncate,
+            num_beams=arguments.num_beams,
+            max_length=arguments.max_length,
         )
         scores[level] = score_translations(
             translations, references, tokenize=arguments.tokenize, lowercase=arguments.lowercase

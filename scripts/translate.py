@@ -9,13 +9,14 @@ Line n of the output translates line n of the input; an empty line stays empty. 
 
 import argparse
 import contextlib
+import io
+import os
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from hf_ats.checkpoint import load_network
+from hf_ats.checkpoint import load_network, load_tokenizer
 from hf_ats.data import read_lines
 from hf_ats.evaluation import translate
 
@@ -23,32 +24,58 @@ from hf_ats.evaluation import translate
 def main() -> None:
     """Read, translate in batches, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="directory or Hub id: core, full, stock, or a checkpoint-N")
+    parser.add_argument("--model", required=True, help="directory or Hub id: any export, stock, or a checkpoint-N")
     parser.add_argument("--level", help="network of a training checkpoint: core, full or a number (default: full)")
     parser.add_argument("--input", default="-", help="text file, plain or .gz (default: standard input)")
     parser.add_argument("--output", default="-", help="text file (default: standard output)")
+    parser.add_argument("--source_prefix", default="", help="text before every source, which T5 needs")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
-    parser.add_argument("--num_beams", type=int, help="default: the model's generation config")
-    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise")
+    parser.add_argument("--num_beams", type=int, help="default: the model's generation config, or 4")
+    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
     parser.add_argument("--truncate", action="store_true", help="cut sentences that are longer than the model reads")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     arguments = parser.parse_args()
     disable_progress_bar()  # of the loading; translating has its own
 
+    check_output(arguments.output)
+    sentences = read_sentences(arguments.input)
     model = load_network(arguments.model, arguments.level).to(arguments.device)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    sentences = read_lines(sys.stdin.buffer if arguments.input == "-" else arguments.input)
-    options = {name: getattr(arguments, name) for name in ("num_beams", "max_length") if getattr(arguments, name)}
-    translations = translate(model, tokenizer, sentences, arguments.batch_size, truncate=arguments.truncate, **options)
+    # An empty line stays one, whatever the prefix.
+    sources = [arguments.source_prefix + sentence if sentence.strip() else "" for sentence in sentences]
+    translations = translate(
+        model,
+        load_tokenizer(arguments.model),
+        sources,
+        arguments.batch_size,
+        truncate=arguments.truncate,
+        num_beams=arguments.num_beams,
+        max_length=arguments.max_length,
+    )
     with contextlib.ExitStack() as stack:
         to_file = arguments.output != "-"
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        if not to_file:
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")
         output = (
             stack.enter_context(Path(arguments.output).open("w", encoding="utf-8", newline="\n"))
             if to_file
             else sys.stdout
         )
         output.writelines(f"{translation}\n" for translation in translations)
+
+
+def check_output(output: str) -> None:
+    """Before any work; the file itself is written at the end, so that a failure leaves an earlier one as it was."""
+    path = Path(output)
+    if output != "-" and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        raise OSError(f"--output {output} cannot be written; give a file in a folder that exists and is yours.")
+
+
+def read_sentences(source: str) -> list[str]:
+    """The lines of a file or of standard input, which may be empty."""
+    if source != "-":
+        return read_lines(source)
+    text = sys.stdin.buffer.read()
+    return read_lines(io.BytesIO(text)) if text else []
 
 
 if __name__ == "__main__":

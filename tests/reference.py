@@ -1,7 +1,7 @@
 """The oracle: alternating training by the book, without the layers, the trainer, or any optimizer of ours or torch's.
 
-The super-network is a dictionary of arrays. Each step composes plain weights from it, `W + V U` or `V U`, runs the
-stock model with them, and applies AdamW (Loshchilov and Hutter, 2019), written out, to the step's mask alone.
+The super-network is a dictionary of arrays. Each step composes plain weights from it, `W + V U` or a part of it, runs
+the stock model with them, and applies AdamW (Loshchilov and Hutter, 2019), written out, to the step's mask alone.
 """
 
 import torch
@@ -15,20 +15,35 @@ def tied_names(stock):
     return {name: first[id(parameter)] for name, parameter in every if name != first[id(parameter)]}
 
 
-def compose(arrays, split, tied, level):
-    """The stock model's parameters at a level: `W + V U` at `"full"`, `V U` at `"core"`.
+def part_of(name):
+    """`("fc1.weight", "U", 0)` of `"fc1.weight.U0"`; the share of `W` is None, and the part of a plain array too."""
+    owner, _, last = name.rpartition(".")
+    if last == "W" or (last[0] in "UV" and last[1:].isdigit()):
+        return owner, last[0], int(last[1:]) if last != "W" else None
+    return name, None, None
+
+
+def takes_part(name, level, cores):
+    """Whether an array is in the mask of a level, the full one being `cores`."""
+    _, part, share = part_of(name)
+    return part is None or (level == cores if part == "W" else share <= level)
+
+
+def compose(arrays, split, tied, level, cores):
+    """The stock model's parameters at a level.
 
     Args:
-        arrays: name -> tensor; for each name in `split`, the three entries `name.W`, `name.U` and `name.V`.
+        arrays: name -> tensor; for each name in `split` the entries `name.W`, `name.U0`, `name.V0`, `name.U1`, ...
         split: names of the weights that are partitioned.
         tied: what `tied_names` returned.
-        level: `"core"` or `"full"`.
+        level: an integer; `cores` is the full network.
+        cores: the number of cores.
     """
-    weights = {name: array for name, array in arrays.items() if name.rpartition(".")[0] not in split}
+    weights = {name: array for name, array in arrays.items() if part_of(name)[1] is None}
     for name in split:
-        weights[name] = arrays[f"{name}.V"] @ arrays[f"{name}.U"]
-        if level == "full":
-            weights[name] = weights[name] + arrays[f"{name}.W"]
+        weights[name] = arrays[f"{name}.W"] if level == cores else 0.0
+        for share in range(min(level, cores - 1) + 1):
+            weights[name] = weights[name] + arrays[f"{name}.V{share}"] @ arrays[f"{name}.U{share}"]
     return weights | {name: weights[first] for name, first in tied.items()}
 
 
@@ -50,7 +65,9 @@ def train(
     split,
     windows,
     *,
+    levels,
     lr,
+    cores=1,
     frozen=(),
     weight_decay=0.0,
     decayed=(),
@@ -59,33 +76,29 @@ def train(
     betas=(0.9, 0.999),
     eps=1e-8,
     core_coefficient=1.0,
-    levels=("full", "core"),
 ):
     """Changes `arrays` in place: one step for each window of micro-batches, the levels in turn.
 
     Args:
         windows: a list of steps, each a list of micro-batches.
+        levels: what the steps train in turn, each a tuple of levels whose gradients are summed.
         lr: a function from the step to the learning rate.
+        cores: the number of cores, and the level of the full network.
         frozen: names in `arrays` that are never trained.
         decayed: names in `arrays` that weight decay applies to.
-        levels: what the steps train in turn; an entry may be a tuple of levels, whose gradients are summed.
-
-    Returns:
-        The moments and step counts: name -> (count, first moment, second moment).
     """
     state, tied = {}, tied_names(stock)
     for step, window in enumerate(windows):
-        level = levels[step % len(levels)]
-        together = level if isinstance(level, tuple) else (level,)
+        together = levels[step % len(levels)]
         mask = {
             name: array.requires_grad_()
             for name, array in arrays.items()
-            if name not in frozen and ("full" in together or not name.endswith(".W"))
+            if name not in frozen and any(takes_part(name, level, cores) for level in together)
         }
         tokens = sum((batch["labels"] != -100).sum() for batch in window)
         loss = sum(
-            loss_of(stock, compose(arrays, split, tied, one), batch, tokens, smoothing)
-            for one in together
+            loss_of(stock, compose(arrays, split, tied, level, cores), batch, tokens, smoothing)
+            for level in together
             for batch in window
         )
         gradients = dict(zip(mask, torch.autograd.grad(loss, mask.values(), allow_unused=True), strict=True))
@@ -95,7 +108,7 @@ def train(
         if max_norm is not None:
             norm = torch.sqrt(sum(g.square().sum() for g in gradients.values()))
             gradients = {name: g * min(1.0, max_norm / (norm + 1e-6)) for name, g in gradients.items()}
-        rate = lr(step) * (core_coefficient if "full" not in together else 1.0)
+        rate = lr(step) * (1.0 if cores in together else core_coefficient)
         for name, gradient in gradients.items():
             count, first, second = state.get(name, (0, 0.0, 0.0))
             count += 1
@@ -106,4 +119,3 @@ def train(
             if name in decayed:
                 array -= rate * weight_decay * array
             array -= rate * (first / (1 - betas[0] ** count)) / ((second / (1 - betas[1] ** count)).sqrt() + eps)
-    return state

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -265,6 +266,20 @@ def test_frozen_layers_stay_frozen():
     model = tiny_model("marian").requires_grad_(False)
     partition_(model, LADDER)
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_pickle_holds_the_whole_network():
+    model = partition_(tiny_model("marian"), LADDER)
+    other = pickle.loads(pickle.dumps(model))
+    assert type(other.config) is type(model.config) and other.config.to_dict() == model.config.to_dict()
+    assert partition_config(other) == LADDER
+    assert all(torch.equal(p, other.get_parameter(name)) for name, p in model.named_parameters())
+
+
+def test_a_level_may_be_any_integer():
+    model = partition_(tiny_model("marian"), LADDER)
+    set_level(model, torch.tensor(1))
+    assert get_level(model) == 1 and type(get_level(model)) is int
 
 
 def test_a_copy_is_a_network_of_its_own():

@@ -1,19 +1,28 @@
 """The commands, run as a user runs them: a small corpus, a few steps, everything on disk afterwards."""
 
+import importlib.util
+import io
 import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoTokenizer, GenerationConfig, pipeline
+from transformers.modeling_utils import PreTrainedModel
 
-from hf_ats.checkpoint import load_network
+from hf_ats import ATSSeq2SeqTrainer, PartitionConfig, export_adapter, export_full, partition_
+from hf_ats.checkpoint import ExportReport, load_network
 from hf_ats.data import default_corpus
+from hf_ats.evaluation import translate
 from tests.distributed import launch
+from tests.models import tiny_model
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SIZES = "--architecture tiny --layers 1 --width 32 --feed_forward 64 --vocab_size 300 --generation_max_length 24"
@@ -26,6 +35,12 @@ def run(script: str, *arguments, stdin: str | None = None, fails: bool = False) 
     done = subprocess.run(command, env=environment, input=stdin, capture_output=True, encoding="utf-8", timeout=240)
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
     return done
+
+
+def run_here(script: str, *arguments, monkeypatch) -> None:
+    """In this process, which has loaded everything already."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +149,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, corpus, tmp_path):
     from safetensors.torch import load_file
 
     output_dir, _ = trained
-    more = f"--max_steps 6 --save_steps 3 --resume_from_checkpoint {output_dir / 'checkpoint-3'}"
+    shutil.copytree(output_dir / "checkpoint-3", tmp_path / "checkpoint-3")
+    more = "--max_steps 6 --save_steps 3 --resume_from_checkpoint True"
     run("train_translation.py", *training_arguments(corpus, tmp_path, more))
+    training = json.loads((tmp_path / "results.json").read_text())["training"]
+    assert training["resumed_from"] == str(tmp_path / "checkpoint-3")
     for name in ("core", "full"):
         first, second = (load_file(path / name / "model.safetensors") for path in (output_dir, tmp_path))
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
@@ -173,12 +191,15 @@ def test_the_training_script_runs_under_accelerate_launch_and_from_a_trained_mod
     assert json.loads((tmp_path / "run" / "results.json").read_text())["model"]["name"] == str(output_dir / "full")
 
 
-def test_standard_training_is_the_stock_model_alone(corpus, tmp_path):
+def test_standard_training_is_the_stock_model_alone(corpus, tmp_path, monkeypatch):
     more = "--method none --schedule full --max_steps 2 --save_strategy no"
-    run("train_translation.py", *training_arguments(corpus, tmp_path, more))
+    run_here("train_translation.py", *training_arguments(corpus, tmp_path, more), monkeypatch=monkeypatch)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["levels"]) == ["full"] and results["partition"] is None
     assert json.loads((tmp_path / "full" / "config.json").read_text())["model_type"] == "marian"
+    report = ExportReport.read(tmp_path / "full")
+    assert (report.kind, report.level, report.partition) == ("full", "full", None)
+    assert report.parameters == results["levels"]["full"]["parameters"]
 
 
 @pytest.mark.parametrize("script", ["train_translation.py", "evaluate_translation.py", "translate.py", "export.py"])
@@ -198,15 +219,199 @@ def test_help_shows_whole_commands(script, monkeypatch, capsys):
         ("--max_tokens 10", "max_tokens=10 is smaller than sentence"),
         ("--target_modules query", "target_modules=['query']"),
         ("--method none", "schedule='alternating' needs a partitioned model"),
+        ("--resume_from_checkpoint True", "holds no checkpoint-N; leave it out"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is no directory"),
+        ("--max_source_length 999", "--max_source_length 999 is more than the 512 positions"),
+        ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
     ],
 )
 def test_bad_input_ends_with_a_sentence_before_any_training(more, message, corpus, tmp_path, monkeypatch):
-    # In this process, since starting a new one takes longer than finding the mistake does.
+    monkeypatch.setattr(ATSSeq2SeqTrainer, "train", lambda *_, **__: pytest.fail("it began to train"))
     arguments = training_arguments(corpus, tmp_path, f"--max_steps 2 {more}")
-    monkeypatch.setattr(sys, "argv", ["train_translation.py", *arguments])
     with pytest.raises(SystemExit, match=re.escape(message)):
-        runpy.run_path(str(SCRIPTS / "train_translation.py"), run_name="__main__")
-    assert not (tmp_path / "results.json").exists()
+        run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(("more", "name"), [("", "core"), ("--method none --schedule full", "full")])
+def test_what_no_export_wrote_is_kept_and_found_before_training(more, name, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(ATSSeq2SeqTrainer, "train", lambda *_, **__: pytest.fail("it began to train"))
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit, match=r"notes\.txt, and was not written by an export"):
+        run_here("train_translation.py", *training_arguments(corpus, tmp_path, more), monkeypatch=monkeypatch)
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["notes.txt"]
+
+
+def test_a_bug_keeps_its_traceback(corpus, tmp_path, monkeypatch):
+    def train(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(ATSSeq2SeqTrainer, "train", train)
+    with pytest.raises(ValueError, match="a bug"):
+        run_here("train_translation.py", *training_arguments(corpus, tmp_path), monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--layers 3", "--width 8", "--feed_forward 8", "--heads 2", "--vocab_size 99", "--separate_vocabularies"]
+)
+def test_the_shape_of_a_model_from_scratch_is_refused_for_a_pretrained_one(flag, tmp_path, monkeypatch, capsys):
+    arguments = f"--output_dir {tmp_path} --use_cpu --model_name_or_path some/model {flag}".split()
+    with pytest.raises(SystemExit, match="2"):
+        run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
+    assert (
+        f"{flag.split()[0]} " in (error := capsys.readouterr().err) and "--model_name_or_path some/model has" in error
+    )
+
+
+# A model that prescribes neither length nor beams, has few positions, and is stored in half precision.
+
+POSITIONS = 40
+
+
+@pytest.fixture(scope="module")
+def bart(trained, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("bart")
+    tokenizer = AutoTokenizer.from_pretrained(trained[0] / "tokenizer")
+    pad = tokenizer.pad_token_id
+    tokens = {"pad_token_id": pad, "decoder_start_token_id": pad, "eos_token_id": 0}
+    model = tiny_model("bart", vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, **tokens)
+    model.generation_config = GenerationConfig(**tokens)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def long_corpus(corpus, tmp_path_factory) -> Path:
+    """The last pair of each part but the validation's is over the positions."""
+    directory = tmp_path_factory.mktemp("long")
+    for file in corpus.iterdir():
+        more = " ".join(["drei" if file.suffix == ".de" else "three"] * 50) + "\n"
+        text = file.read_text(encoding="utf-8")
+        (directory / file.name).write_text(text + more * (file.stem != "validation"), encoding="utf-8")
+    return directory
+
+
+def bart_arguments(bart, corpus, output_dir, more) -> list[str]:
+    files = [f"--{part}_prefix {corpus / part}" for part in ("train", "validation", "test")]
+    options = "--ratios 0.25 --max_steps 2 --save_strategy no --dropout 0.2"
+    return (
+        f"--output_dir {output_dir} --model_name_or_path {bart} {TRAINING} {' '.join(files)} {options} {more}".split()
+    )
+
+
+def test_every_route_translates_alike_where_the_model_prescribes_nothing(bart, long_corpus, tmp_path, monkeypatch):
+    more = "--long_sentences skip --predict_with_generate --eval_strategy steps --eval_steps 2"
+    run_here("train_translation.py", *bart_arguments(bart, long_corpus, tmp_path, more), monkeypatch=monkeypatch)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["generation"] == {"num_beams": 4, "max_new_tokens": POSITIONS}
+    assert "vocab_size" not in results["model"] and results["data"]["test"] == 13
+    config = json.loads((tmp_path / "full" / "config.json").read_text())
+    assert (config["dtype"], config["dropout"]) == ("float32", 0.2)
+    lengths = {
+        key: value
+        for entry in json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+        for key, value in entry.items()
+        if key.endswith("gen_len")
+    }
+    assert lengths.keys() == {"eval_core_gen_len", "eval_full_gen_len"}
+
+    german = (long_corpus / "test.de").read_text(encoding="utf-8").splitlines()
+    for name in ("core", "full"):
+        expected = (tmp_path / f"translations.{name}.txt").read_text(encoding="utf-8").splitlines()
+        assert len(expected) == 13 and results["levels"][name]["decoding_speed"]["num_beams"] == 4
+        pipe = pipeline("translation", model=str(tmp_path / name))
+        assert [t["translation_text"].strip() for t in pipe(german, truncation=True)] == expected
+        output = tmp_path / "out.txt"
+        run_here(
+            "translate.py", "--model", tmp_path / name, "--input", long_corpus / "test.de", "--output", output,
+            "--truncate", monkeypatch=monkeypatch,
+        )  # fmt: skip
+        assert output.read_text(encoding="utf-8").splitlines() == expected
+
+
+def test_a_long_test_sentence_is_found_before_training(bart, corpus, long_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(ATSSeq2SeqTrainer, "train", lambda *_, **__: pytest.fail("it began to train"))
+    arguments = bart_arguments(bart, corpus, tmp_path, "")
+    arguments[arguments.index("--test_prefix") + 1] = str(long_corpus / "test")
+    with pytest.raises(SystemExit, match=rf"the test part: Sentence pair 13 .*={POSITIONS}\. .*--long_sentences"):
+        run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
+
+
+def test_a_pretrained_models_dropout_and_layerdrop_go_by_their_own_names(bart, tmp_path, caplog):
+    spec = importlib.util.spec_from_file_location("train_translation", SCRIPTS / "train_translation.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def load(family, processes, dropout=None, **overrides):
+        tiny_model(family, **overrides).save_pretrained(tmp_path / family)
+        shutil.copytree(bart, tmp_path / family, dirs_exist_ok=True, ignore=lambda _, names: set(names) - TOKENIZER)
+        arguments = script.ModelArguments(model_name_or_path=str(tmp_path / family), dropout=dropout)
+        return script.from_pretrained(arguments, SimpleNamespace(world_size=processes))[1]
+
+    assert load("t5", 1, 0.3).encoder.block[0].layer[1].dropout.p == 0.3
+    layerdrop = {"encoder_layerdrop": 0.25, "decoder_layerdrop": 0.5}
+    alone, together = (load("m2m_100", processes, **layerdrop) for processes in (1, 2))
+    assert (alone.model.encoder.layerdrop, alone.model.decoder.layerdrop) == (0.25, 0.5)
+    with caplog.at_level("INFO"):
+        together = load("m2m_100", 2, **layerdrop)
+    assert (together.model.encoder.layerdrop, together.model.decoder.layerdrop) == (0, 0)
+    assert "decoder_layerdrop is 0 instead of 0.5" in caplog.text
+
+
+TOKENIZER = {"source.spm", "target.spm", "tokenizer_config.json", "vocab.json"}
+
+
+def test_an_adapter_export_is_scored_and_translates_as_the_full_network(bart, corpus, tmp_path, monkeypatch, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(bart)
+    model = partition_(load_network(bart, dtype=torch.float32), PartitionConfig(ratios=[0.25], init="random"))
+    export_full(model, tmp_path / "full", tokenizer=tokenizer)
+    export_adapter(model, tmp_path / "written", tokenizer=tokenizer)
+    (tmp_path / "written").rename(tmp_path / "adapter")
+    scores = []
+    for name in ("full", "adapter"):
+        capsys.readouterr()
+        run_here(
+            "evaluate_translation.py", "--model", tmp_path / name, "--test_prefix", corpus / "test",
+            monkeypatch=monkeypatch,
+        )  # fmt: skip
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == scores[1]
+
+
+def test_translate_checks_its_output_first_and_takes_a_prefix_and_nothing(bart, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("it began to load"))
+    for output in (tmp_path / "nowhere" / "out.txt", tmp_path):
+        with pytest.raises(SystemExit, match=f"--output {output} cannot be written"):
+            run_here("translate.py", "--model", bart, "--output", output, monkeypatch=monkeypatch)
+    monkeypatch.undo()
+    text = tmp_path / "in.txt"
+    text.write_text("eins\n\n", encoding="utf-8")
+    output = tmp_path / "out.txt"
+    options = ["--source_prefix", "zwei ", "--output", output, "--max_length", 9]
+    run_here("translate.py", "--model", bart, "--input", text, *options, monkeypatch=monkeypatch)
+    model, tokenizer = load_network(bart), AutoTokenizer.from_pretrained(bart)
+    prefixed, plain = translate(model, tokenizer, ["zwei eins", "eins"], max_length=9)
+    assert prefixed != plain
+    assert output.read_text(encoding="utf-8") == f"{prefixed}\n\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    capsys.readouterr()
+    run_here("translate.py", "--model", bart, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_python_of_the_readme_runs(trained, tmp_path, monkeypatch):
+    output_dir, _ = trained
+    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    assert len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(output_dir)
+    for block in blocks:
+        # Fewer steps than a reader would take.
+        exec(compile(block.replace("max_steps=100", "max_steps=2, use_cpu=True"), "README.md", "exec"), {})
+    assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full"}
 
 
 def test_a_corpus_without_a_part_to_score_is_refused_before_training(corpus, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
+from transformers import BartConfig, BartForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_ats.partition import (
     FlopsLedger,
@@ -15,25 +15,38 @@ from hf_ats.partition import (
     parameters_at_level,
     partition_,
     partitioned_layers,
+    set_level,
 )
-from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer, ATSTrainingArguments
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
 from tests import reference
-from tests.laws import assert_moved, assert_same_weights, assert_still, snapshot
-from tests.models import FAMILIES, tiny_model
-from tests.training import arguments, collator, make_trainer, partitioned, sentences
+from tests.laws import assert_close_named, assert_moved, assert_same_weights, assert_still, snapshot
+from tests.models import FAMILIES, tiny_config, tiny_model
+from tests.training import SequentialTrainer, arguments, collator, make_trainer, partitioned, sentences
 
 STEPS = 6
 
 
-def reference_arrays(family, args, levels, lr):
+CORE, FULL = 0, 1
+
+
+def arrays_of(model):
+    """A partitioned model's parameters under the oracle's names."""
+    arrays = {}
+    layers = partitioned_layers(model)
+    for name, parameter in model.named_parameters():
+        layer = next((layer for layer in layers if name.startswith(f"{layer}.") and not name.endswith("bias")), None)
+        if layer is None:
+            arrays[name] = parameter
+        else:
+            factor, share = name.split(".")[-2:]
+            arrays[f"{layer}.weight.{'W' if factor == 'residual' else factor + share}"] = parameter
+    return arrays
+
+
+def reference_arrays(family, ratios, args, levels, lr):
     """The oracle's arrays after the trainer's number of steps over the same sentences."""
-    stock, network = tiny_model(family).double(), partitioned(family).double()
-    arrays = {name: parameter.detach().clone() for name, parameter in stock.named_parameters()}
-    split = {f"{name}.weight" for name in partitioned_layers(network)}
-    for name, layer in partitioned_layers(network).items():
-        del arrays[f"{name}.weight"]
-        arrays[f"{name}.weight.W"] = layer.weight.detach().clone()
-        arrays[f"{name}.weight.U"], arrays[f"{name}.weight.V"] = (f.detach().clone() for f in layer.factors(0))
+    stock, network = tiny_model(family).double(), partitioned(family, ratios).double()
+    arrays = snapshot(arrays_of(network))
     pairs, size = sentences(), args.per_device_train_batch_size
     epoch = [collator(network)(pairs[start : start + size]) for start in range(0, len(pairs), size)]
     stream = epoch * args.max_steps * args.gradient_accumulation_steps
@@ -41,48 +54,38 @@ def reference_arrays(family, args, levels, lr):
     reference.train(
         stock,
         arrays,
-        split,
+        {f"{name}.weight" for name in partitioned_layers(network)},
         [stream[step * accumulation : (step + 1) * accumulation] for step in range(args.max_steps)],
+        levels=levels,
         lr=lr,
+        cores=len(ratios),
         frozen={name for name, parameter in stock.named_parameters() if not parameter.requires_grad},
         weight_decay=args.weight_decay,
         decayed={name for name, array in arrays.items() if array.ndim > 1 and "bias" not in name},
         max_norm=args.max_grad_norm or None,
         smoothing=args.label_smoothing_factor,
         core_coefficient=args.alternate_lr_coef,
-        levels=levels,
     )
     return arrays
 
 
-def trained_arrays(model):
-    """A partitioned model's parameters under the oracle's names."""
-    layers = partitioned_layers(model)
-    arrays = {}
-    for name, parameter in model.named_parameters():
-        layer = next((layer for layer in layers if name.startswith(f"{layer}.") and not name.endswith("bias")), None)
-        if layer is None:
-            arrays[name] = parameter
-        else:
-            arrays[f"{layer}.weight.{'W' if 'residual' in name else name.split('.')[-2]}"] = parameter
-    return arrays
-
-
-def assert_trainer_is_reference(family, tmp_path, levels=("full", "core"), lr=lambda step: 1e-2, **fields):
-    model = partitioned(family).double()
-    start = snapshot(trained_arrays(model))
+def assert_trainer_is_reference(
+    family, tmp_path, levels=((FULL,), (CORE,)), ratios=(0.25,), lr=lambda step: 1e-2, **fields
+):
+    model = partitioned(family, ratios).double()
+    start = snapshot(arrays_of(model))
     trainer = make_trainer(model, tmp_path, max_steps=STEPS, **fields)
     trainer.train()
-    expected = reference_arrays(family, trainer.args, levels, lr)
-    result = trained_arrays(model)
+    expected = reference_arrays(family, ratios, trainer.args, levels, lr)
+    result = arrays_of(model)
     assert result.keys() == expected.keys()
     for name, array in expected.items():
         # Double precision, a few steps: what is left is the order of the sums (the layers may form W + V U or not).
-        torch.testing.assert_close(
-            result[name].detach(), array, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    live = [name for name in result if "position" not in name]
-    assert_moved(start, result, [name for name in live if "core" not in levels or not name.endswith(".W")])
+        assert_close_named(name, result[name].detach(), array, rtol=1e-6, atol=1e-9)
+    trained = {level for together in levels for level in together}
+    touched = [name for name in result if any(reference.takes_part(name, level, len(ratios)) for level in trained)]
+    assert_moved(start, result, [name for name in touched if "position" not in name])
+    assert set(touched) == result.keys() or len(ratios) not in trained
 
 
 # ---- Law 7: the trainer is the algorithm ----
@@ -96,16 +99,15 @@ def test_steps_of_the_trainer_are_steps_of_the_reference(family, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "levels"),
     [
-        (dict(schedule="core"), ("core",)),
-        (dict(schedule="full"), ("full",)),
-        (dict(schedule="slimmable"), (("core", "full"),)),
-        (dict(alternate_lr_coef=0.25), ("full", "core")),
-        (dict(max_grad_norm=0.0), ("full", "core")),
-        (dict(per_device_train_batch_size=2, gradient_accumulation_steps=3), ("full", "core")),
-        (
-            dict(schedule="slimmable", per_device_train_batch_size=2, gradient_accumulation_steps=3),
-            (("core", "full"),),
-        ),
+        (dict(schedule="core"), ((CORE,),)),
+        (dict(schedule="full"), ((FULL,),)),
+        (dict(schedule="slimmable"), ((CORE, FULL),)),
+        (dict(alternate_lr_coef=0.25), ((FULL,), (CORE,))),
+        (dict(max_grad_norm=0.0), ((FULL,), (CORE,))),
+        (dict(per_device_train_batch_size=2, gradient_accumulation_steps=3), ((FULL,), (CORE,))),
+        (dict(schedule="slimmable", per_device_train_batch_size=2, gradient_accumulation_steps=3), ((CORE, FULL),)),
+        (dict(ratios=(0.1, 0.25), alternate_lr_coef=0.5), ((2,), (0,), (1,))),
+        (dict(ratios=(0.1, 0.25), schedule="slimmable"), ((0, 1, 2),)),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -287,6 +289,22 @@ def test_loss_gradient_norm_and_learning_rate_are_logged_by_level(tmp_path):
     assert logs[0]["loss_core"] != pytest.approx(logs[0]["loss_full"], rel=1e-3)
 
 
+def test_a_second_run_logs_its_own_steps_only(tmp_path):
+    trainer = make_trainer(partitioned(), tmp_path, max_steps=3)
+    trainer.train()  # logs nothing by level
+    trainer.args.logging_steps, trainer.args.max_steps = 2, 2
+    trainer.args.logging_strategy = "steps"
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert entry["loss"] == pytest.approx((entry["loss_core"] + entry["loss_full"]) / 2, rel=1e-5)
+
+
+def test_a_log_of_your_own_is_left_alone(tmp_path):
+    trainer = make_trainer(partitioned(), tmp_path)
+    trainer.log({"loss": 1.0})
+    assert "loss_core" not in trainer.state.log_history[-1]
+
+
 def test_accumulation_does_not_change_the_logged_loss(tmp_path):
     losses = []
     for size, accumulation in ((8, 1), (4, 2)):
@@ -321,6 +339,48 @@ def test_evaluation_scores_every_level_that_is_trained(schedule, levels, tmp_pat
     assert get_level(model) == 1
     predictions = trainer.predict(sentences(6, seed=1))
     assert set(predictions.metrics) >= {f"test_{level}_loss" for level in levels}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_evaluation_loss_is_per_token_of_the_whole_set_however_it_is_cut(smoothing, tmp_path):
+    losses = []
+    for size in (1, 4, 7):
+        fields = dict(per_device_eval_batch_size=size, label_smoothing_factor=smoothing)
+        trainer = make_trainer(partitioned(), tmp_path, eval_dataset=sentences(7, seed=1), **fields)
+        metrics = trainer.evaluate()
+        losses.append([metrics["eval_core_loss"], metrics["eval_full_loss"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+    model = partitioned()
+    batch = collator(model)(sentences(7, seed=1))
+    for level, loss in enumerate(losses[2]):
+        with at_level(model, level), torch.no_grad():
+            logits = model(**batch).logits
+        expected = nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch["labels"].flatten(), label_smoothing=smoothing
+        )
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_evaluation_and_training_leave_the_level_that_was_live(tmp_path):
+    model = partitioned()
+    trainer = make_trainer(model, tmp_path, eval_dataset=sentences(4))
+    set_level(model, "core")
+    trainer.evaluate()
+    trainer.train()
+    assert get_level(model) == 0
+
+
+def test_predictions_survive_metrics_by_batch(tmp_path):
+    trainer = make_trainer(
+        partitioned(),
+        tmp_path,
+        eval_dataset=sentences(4),
+        batch_eval_metrics=True,
+        compute_metrics=lambda prediction, compute_result: {"seen": 1} if compute_result else None,
+    )
+    output = trainer.predict(sentences(4))
+    assert output.predictions is not None and output.metrics["test_core_seen"] == output.metrics["test_full_seen"] == 1
 
 
 def test_the_best_model_can_be_chosen_by_any_level(tmp_path):
@@ -368,6 +428,38 @@ def test_operations_are_counted_at_the_level_of_each_step(tmp_path):
     assert totals["alternating"] == by_hand["full"][0] + by_hand["core"][1]
     assert totals["slimmable"] == totals["full"] + totals["core"]
     assert totals["core"] < totals["full"]
+
+
+def test_the_estimate_for_other_models_follows_the_level_too(tmp_path):
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+    )
+    totals = {}
+    for schedule in ("full", "core", "slimmable"):
+        model = partition_(LlamaForCausalLM(config), PartitionConfig(ratios=[0.25], target_modules=["up_proj"]))
+        data = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 4
+        args = plain_arguments(tmp_path, schedule=schedule, max_steps=1)
+        trainer = ATSTrainer(model, args, train_dataset=data)
+        trainer.train()
+        totals[schedule] = trainer.state.total_flos
+    layer = next(iter(partitioned_layers(model).values()))
+    assert totals["full"] - totals["core"] == 6 * 4 * 8 * layer.weight.numel()
+    assert totals["slimmable"] == totals["full"] + totals["core"]
+
+
+def test_a_model_that_cannot_be_counted_trains_with_the_estimate(tmp_path, monkeypatch):
+    def refuse(model):
+        raise ValueError("not a polynomial")
+
+    monkeypatch.setattr("hf_ats.training.trainer.FlopsLedger", refuse)
+    trainer = make_trainer(partitioned(), tmp_path, max_steps=2)
+    trainer.train()
+    assert trainer.state.total_flos > 0
 
 
 # ---- Batches by token budget ----
@@ -433,14 +525,19 @@ def test_a_report_can_name_the_arguments_that_were_set(tmp_path):
     assert "adam_beta1" not in changed and "output_dir" not in changed
 
 
+def plain_arguments(output_dir, **fields):
+    quiet = dict(use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False)
+    return ATSTrainingArguments(str(output_dir), **(quiet | fields))
+
+
 class Classifier(nn.Module):
-    """Any module that computes its own loss, as images would have it; no config, no tokens."""
+    """Any module that computes a mean loss of its own, and lets `num_items_in_batch` pass; no config, no tokens."""
 
     def __init__(self):
         super().__init__()
         self.hidden, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
 
-    def forward(self, x, labels=None):
+    def forward(self, x, labels=None, **passed_by):
         logits = self.head(self.hidden(x).relu())
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
@@ -467,19 +564,14 @@ def test_the_plain_trainer_keeps_laws_1_and_8(kind, tmp_path):
     for size, accumulation in ((8, 1), (4, 2)):
         model = partitioned().double() if kind == "translation" else a_classifier()
         watch = Watch()
-        args = ATSTrainingArguments(
-            str(tmp_path),
+        args = plain_arguments(
+            tmp_path,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             max_steps=2,
             learning_rate=0.1,
             optim="sgd",
             max_grad_norm=0.0,
-            use_cpu=True,
-            report_to=[],
-            disable_tqdm=True,
-            save_strategy="no",
-            dataloader_pin_memory=False,
         )
         data = (
             dict(train_dataset=sentences(), data_collator=collator(model))
@@ -493,6 +585,29 @@ def test_the_plain_trainer_keeps_laws_1_and_8(kind, tmp_path):
         assert_still(watch.weights[1], watch.weights[2], [name])
         results.append(model)
     assert_same_weights(*results, rtol=1e-9, atol=1e-12)
+
+
+def test_an_encoder_decoder_that_classifies_keeps_its_own_loss(tmp_path):
+    config = BartConfig(**(tiny_config("bart").to_dict() | {"num_labels": 3}))
+    model = partition_(BartForSequenceClassification(config), PartitionConfig(ratios=[0.25]))
+    data = [{"input_ids": torch.tensor([5, 6, 7, 2]), "labels": index % 3} for index in range(8)]
+    trainer = ATSTrainer(model, plain_arguments(tmp_path, max_steps=2), train_dataset=data)
+    assert trainer.train().training_loss == pytest.approx(math.log(3), rel=0.5)
+
+
+def test_every_run_of_model_init_trains_its_own_model(tmp_path):
+    args = arguments(tmp_path, schedule="core")
+    trainer = SequentialTrainer(
+        args=args, model_init=lambda: partitioned(), train_dataset=sentences(), data_collator=collator(partitioned())
+    )
+    trainer.train()
+    first = trainer.model
+    before = snapshot(partitioned())
+    trainer.train()
+    assert trainer.model is not first
+    for model in (first, trainer.model):
+        assert_still(before, snapshot(model), ["model.encoder.layers.0.fc1.residual.weight"])
+        assert_moved(before, snapshot(model), ["model.encoder.layers.0.fc1.U.0"])
 
 
 def test_a_batch_without_decoder_inputs_gets_them_from_its_labels(tmp_path):
@@ -530,11 +645,36 @@ def test_arguments_out_of_range_are_refused(fields, message, tmp_path):
     [
         (dict(metric_for_best_model="bleu"), "metric_for_best_model='bleu' names no level.*'core_bleu', 'full_bleu'"),
         (dict(metric_for_best_model="core_loss", schedule="full"), "names no level that this schedule trains.*'full_"),
+        (
+            dict(metric_for_best_model="loss", eval_dataset={"a": []}),
+            r"no evaluation set and level.*'a_core_loss', 'a_f",
+        ),
+        (dict(metric_for_best_model="full_loss", eval_dataset={"a": []}), "no evaluation set and level"),
+        (dict(optim="lomo"), "optim='lomo' updates during the backward pass"),
+        (dict(optim="galore_adamw_layerwise"), "optim='galore_adamw_layerwise' updates during the backward pass"),
     ],
 )
 def test_what_would_break_silently_is_refused_at_construction(fields, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make_trainer(partitioned(), tmp_path, **fields)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ATSSeq2SeqTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"2 GPUs are visible to one process.*torchrun --nproc_per_node 2"):
+        make_trainer(partitioned(), tmp_path)
+
+
+def test_a_stream_has_no_batches_by_tokens(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from sentences()
+
+    trainer = make_trainer(partitioned(), tmp_path, dataset=Stream(), max_tokens=64)
+    with pytest.raises(
+        ValueError, match=r"max_tokens=64 needs the length of every sentence, and a Stream is a stream"
+    ):
+        trainer.train()
 
 
 def test_an_unpartitioned_model_is_refused_for_a_schedule_with_cores(tmp_path):

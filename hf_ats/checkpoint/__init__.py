@@ -3,20 +3,26 @@
 Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
-from .exports import export_adapter, export_core, export_full
-from .loading import load_network, load_partitioned, stored_levels
+from .exports import export_adapter, export_core, export_full, export_stock
+from .loading import load_network, load_partitioned, load_tokenizer, stored_levels
+from .pipeline_ats import longest_input, with_generation_defaults
 from .registration import register
-from .writing import ExportReport
+from .writing import ExportReport, check_replaceable
 
 __all__ = [
     "ExportReport",
+    "check_replaceable",
     "export_adapter",
     "export_core",
     "export_full",
+    "export_stock",
     "load_network",
     "load_partitioned",
+    "load_tokenizer",
+    "longest_input",
     "register",
     "stored_levels",
+    "with_generation_defaults",
 ]
 
 register()

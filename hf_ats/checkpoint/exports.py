@@ -1,7 +1,6 @@
 """From one partitioned model to the checkpoints that people use: full, core, adapter."""
 
 import os
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -12,11 +11,13 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from ..partition import (
     count_exported_parameters,
     count_parameters,
+    is_partitioned,
     level_names,
     num_levels,
     partitioned_layers,
     resolve_level,
 )
+from .loading import merge_adapter
 from .networks import core_network, partitioned_model, stock_network
 from .writing import ExportReport, check_replaceable, write_export
 
@@ -49,6 +50,42 @@ def export_full(
     """
     model = partitioned_model(model, "export_full")
     return _export_stock(model, directory, tokenizer, kind="full", level=num_levels(model) - 1)
+
+
+def export_stock(
+    model: PreTrainedModel, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> ExportReport:
+    """Writes a model that was never partitioned as an export of kind `"full"`: what standard training leaves.
+
+    Its `save_pretrained` with the care of an export: loaded back, compared, and never over what no export wrote.
+
+    Args:
+        model: an unpartitioned Transformers model, on any device; left as it is.
+        directory: as for `export_full`.
+        tokenizer: as for `export_full`.
+
+    Raises:
+        ValueError: the model is partitioned.
+        FileExistsError, RuntimeError: as for `export_full`.
+    """
+    if is_partitioned(model):
+        raise ValueError(
+            f"export_stock writes unpartitioned models, and this {type(model).__name__} is partitioned; write "
+            "export_full(model, directory), or export_core."
+        )
+
+    def save(draft: Path) -> None:
+        _save(model, tokenizer, draft)
+
+    return write_export(
+        model,
+        directory,
+        kind="full",
+        level=0,
+        parameters=model.num_parameters(),
+        save=save,
+        load=lambda draft: type(model).from_pretrained(draft, **_AS_REFERENCE),
+    )
 
 
 def export_core(
@@ -135,7 +172,7 @@ def export_adapter(
     >>> full = PeftModel.from_pretrained(base, "out/adapter").merge_and_unload()
     ```
     """
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig
     from safetensors.torch import save_file
 
     model = partitioned_model(model, "export_adapter")
@@ -168,10 +205,7 @@ def export_adapter(
 
     def load(draft: Path) -> PreTrainedModel:
         stock = type(model).from_pretrained(draft / "base", **_AS_REFERENCE)
-        with warnings.catch_warnings():
-            # peft asks the model for an attribute that transformers 5 has renamed
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            return PeftModel.from_pretrained(stock, draft).merge_and_unload()
+        return merge_adapter(stock, draft)
 
     return write_export(
         model,

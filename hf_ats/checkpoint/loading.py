@@ -2,11 +2,12 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
@@ -97,6 +98,8 @@ def stored_levels(model: str | os.PathLike) -> list[str]:
 def load_network(model: str | os.PathLike, level: int | str | None = None, **kwargs) -> PreTrainedModel:
     """Loads one network for inference, whatever it is stored as: an export, a training checkpoint, a stock model.
 
+    Of an adapter export this is the full network, with the adapter merged into its base.
+
     Args:
         model: a directory, or an id of the Hub.
         level: which network of a training checkpoint, by name or number, also as text (default: the full one). Of
@@ -104,6 +107,7 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
         kwargs: as for `from_pretrained`.
 
     Raises:
+        ImportError: peft, which an adapter needs, is not installed.
         ValueError: there is no such level; and as `load_partitioned`.
     """
     if isinstance(level, str) and level.isdecimal():
@@ -117,7 +121,37 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
             f"level={level!r}, but {model} is one network, {stored_levels(model)[0]!r}; leave the level out, or give "
             "a checkpoint-N of the training, which holds all of them."
         )
-    return AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
+    if not _is_adapter(model):
+        return AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
+    # By its place in the export, since exports are moved and the adapter's config names the base as it was written.
+    return merge_adapter(AutoModelForSeq2SeqLM.from_pretrained(Path(model) / _BASE, **kwargs), model)
+
+
+def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBase:
+    """The tokenizer of what `load_network` loads; an adapter export keeps it with the base.
+
+    Args:
+        model: a directory, or an id of the Hub.
+        kwargs: as for `AutoTokenizer.from_pretrained`.
+    """
+    return AutoTokenizer.from_pretrained(Path(model) / _BASE if _is_adapter(model) else model, **kwargs)
+
+
+def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTrainedModel:
+    """The full network: `base` with the LoRA adapter in `directory` merged into its weights, in place."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        # peft asks the model for an attribute that transformers 5 has renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return PeftModel.from_pretrained(base, directory).merge_and_unload()
+
+
+_BASE = "base"
+
+
+def _is_adapter(model: str | os.PathLike) -> bool:
+    return (Path(model) / REPORT_NAME).exists() and ExportReport.read(model).kind == "adapter"
 
 
 def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:

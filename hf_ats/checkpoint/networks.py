@@ -76,11 +76,14 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
 
 
 def reference_network(model: PreTrainedModel) -> PreTrainedModel:
-    """The partitioned model again, in float32 on the CPU and in eval mode, whatever the given one is busy with."""
-    config = stock_config(model)
+    """The model again, in float32 on the CPU and in eval mode, whatever the given one is busy with."""
+    partition = partition_config(model) if is_partitioned(model) else None
+    config = copy.deepcopy(model.config) if partition is None else stock_config(model)
     config._attn_implementation = "eager"
     with torch.device("meta"):
-        reference = partition_structure_(type(model)(config), partition_config(model))
+        reference = type(model)(config)
+        if partition is not None:
+            partition_structure_(reference, partition)
     _fill(reference, {name: _in_float32(tensor) for name, tensor in model.state_dict().items()})
     stored = reference.state_dict().keys()
     for name, buffer in model.named_buffers():

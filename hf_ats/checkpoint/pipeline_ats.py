@@ -8,6 +8,34 @@ import sys
 from transformers import Pipeline
 
 
+def with_generation_defaults(model, tokenizer, generate_kwargs: dict) -> dict:
+    """What to hand to `model.generate`: the arguments given, and defaults for what its generation config leaves open.
+
+    Args:
+        model: a sequence-to-sequence model.
+        tokenizer: its tokenizer.
+        generate_kwargs: arguments of `generate`, which come before the model's generation config; one that is None
+            counts as not given. With a `generation_config` among them nothing is added.
+
+    Returns:
+        A new dictionary; where neither sets them, with `num_beams=4`, `max_new_tokens=256` or the model's positions
+        if they are fewer (no length was given either as `max_length`), and the tokenizer's `pad_token_id`.
+    """
+    given = {name: value for name, value in generate_kwargs.items() if value is not None}
+    if "generation_config" in given:
+        return given
+    known = {name for name, value in model.generation_config.to_diff_dict().items() if value is not None} | set(given)
+    defaults = {"num_beams": 4, "pad_token_id": tokenizer.pad_token_id}
+    if not known & {"max_length", "max_new_tokens"}:
+        defaults["max_new_tokens"] = min(256, longest_input(model.config))
+    return {name: value for name, value in defaults.items() if name not in known} | given
+
+
+def longest_input(config) -> int:
+    """The longest source that a model with this config takes, in tokens; T5, for one, has no limit: `sys.maxsize`."""
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
 class ATSTranslationPipeline(Pipeline):
     """Translates texts with a sequence-to-sequence model.
 
@@ -69,8 +97,7 @@ class ATSTranslationPipeline(Pipeline):
 
     @property
     def _positions(self) -> int:
-        """The longest text that the model takes, in tokens; T5, for one, has no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        return longest_input(self.model.config)
 
     def preprocess(self, text, src_lang=None, tgt_lang=None, truncation=False):
         """Input ids and attention mask, each of shape `(1, tokens)`."""
@@ -106,14 +133,10 @@ class ATSTranslationPipeline(Pipeline):
         return {"output_ids": ids.reshape(model_inputs["input_ids"].shape[0], -1, ids.shape[-1])}
 
     def _with_defaults(self, generate_kwargs: dict) -> dict:
+        of_task = {k: v for k, v in self._task_params.items() if k != "prefix"}
         if "generation_config" in generate_kwargs:
-            return generate_kwargs
-        chosen = {k: v for k, v in self._task_params.items() if k != "prefix"} | generate_kwargs
-        known = self.model.generation_config.to_diff_dict() | chosen
-        defaults = {"num_beams": 4, "pad_token_id": self.tokenizer.pad_token_id}
-        if "max_length" not in known and "max_new_tokens" not in known:
-            defaults["max_new_tokens"] = min(256, self._positions)
-        return {k: v for k, v in defaults.items() if k not in known} | chosen
+            of_task = {}
+        return with_generation_defaults(self.model, self.tokenizer, of_task | generate_kwargs)
 
     def postprocess(self, model_outputs, return_tensors=False, clean_up_tokenization_spaces=False):
         """One dictionary for each sequence returned for a text."""

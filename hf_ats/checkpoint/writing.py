@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..partition import at_level, level_names, partition_config
+from ..partition import is_partitioned, level_names, partition_config, set_level
 from .networks import reference_network
 
 REPORT_NAME = "export.json"
@@ -33,7 +33,7 @@ class ExportReport:
         size_bytes: size of the weight files on disk.
         parity: largest absolute difference of the logits, on a probe batch in float32, between the export loaded back
             from disk and the partitioned model at that level.
-        partition: the fields of the `PartitionConfig`.
+        partition: the fields of the `PartitionConfig`; None for a model that was never partitioned.
         files: the paths of all files, relative to the directory.
     """
 
@@ -43,7 +43,7 @@ class ExportReport:
     parameters: int
     size_bytes: int
     parity: float
-    partition: dict
+    partition: dict | None
     files: list[str]
 
     @classmethod
@@ -72,13 +72,13 @@ def write_export(
     save: Callable[[Path], None],
     load: Callable[[Path], PreTrainedModel],
 ) -> ExportReport:
-    """Writes, loads back, compares and moves into place one export of the partitioned `model`.
+    """Writes, loads back, compares and moves into place one export of `model`.
 
     Args:
-        model: the partitioned model; it is left as it is.
+        model: the model, partitioned or not; it is left as it is.
         directory: where the export goes.
         kind: as in `ExportReport`.
-        level: the level, an integer.
+        level: the level, an integer; 0 of a model that is not partitioned, which is its own full network.
         parameters: as in `ExportReport`.
         save: writes the export's files into the directory that it is given.
         load: loads that directory as a user would, in float32.
@@ -101,11 +101,11 @@ def write_export(
         report = ExportReport(
             path=Path(directory),
             kind=kind,
-            level=level_names(model)[level],
+            level=_level_name(model, level),
             parameters=parameters,
             size_bytes=sum((draft / name).stat().st_size for name in files if name.endswith(".safetensors")),
             parity=parity,
-            partition=partition_config(model).to_dict(),
+            partition=partition_config(model).to_dict() if is_partitioned(model) else None,
             files=sorted([*files, REPORT_NAME]),
         )
         report._write(draft)
@@ -151,10 +151,16 @@ def _move_into_place(draft: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
+def _level_name(model: PreTrainedModel, level: int) -> str:
+    return level_names(model)[level] if is_partitioned(model) else "full"
+
+
 def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: str) -> float:
     probe = probe_batch(model.config)
-    with at_level(reference_network(model), level) as reference:
-        expected = _logits(reference, probe)
+    reference = reference_network(model)
+    if is_partitioned(reference):
+        set_level(reference, level)
+    expected = _logits(reference, probe)
     difference = (_logits(export, probe) - expected).abs().max().item()
     # In a half precision the merged weight is rounded once more than the float32 reference, by at most half an eps
     # per entry; in float32 only the order of the sums differs.
@@ -162,7 +168,7 @@ def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: 
     tolerance = max(1e-4, 4 * eps) * expected.abs().max().item()
     if not difference <= tolerance:
         raise RuntimeError(
-            f"{what} does not compute what the model computes at level {level_names(model)[level]!r}: the logits "
+            f"{what} does not compute what the model computes at level {_level_name(model, level)!r}: the logits "
             f"differ by {difference:.3g}, and rounding explains {tolerance:.3g}. Nothing was written. If they are "
             "nan, training has diverged; go back to an earlier checkpoint with load_partitioned."
         )

@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 if TYPE_CHECKING:
     import datasets
@@ -33,7 +34,7 @@ def tokenize_corpus(
         source_lang: key of the source in `translation`.
         target_lang: key of the target.
         max_source_length: most tokens of a source, the end-of-sentence token included; default
-            `tokenizer.model_max_length`.
+            `tokenizer.model_max_length`, which may be more than the model has positions for.
         max_target_length: the same for targets.
         long_sentences: what happens to a pair over a limit: `"error"` raises, `"skip"` leaves the pair out and logs
             how many, `"truncate"` cuts the side that is too long.
@@ -57,7 +58,9 @@ def tokenize_corpus(
     def encode(texts: list[str], side: str) -> dict[str, list[list[int]]]:
         argument = {"text": texts} if side == "source" else {"text_target": texts}
         # verbose=False: the tokenizer's own remark about long sentences says less than the error below.
-        return tokenizer(**argument, max_length=limits[side], truncation=long_sentences == "truncate", verbose=False)
+        # Where there is no limit, transformers has a huge number, which a fast tokenizer cannot take.
+        cut = long_sentences == "truncate" and limits[side] < LARGE_INTEGER
+        return tokenizer(**argument, truncation=cut, max_length=limits[side] if cut else None, verbose=False)
 
     def tokenize(pairs: list[dict[str, str]], indices: list[int]) -> dict[str, list[list[int]]]:
         source = encode([source_prefix + pair[source_lang] for pair in pairs], "source")
@@ -116,6 +119,6 @@ def _limit(name: str, given: int | None, tokenizer: PreTrainedTokenizerBase) -> 
 def _too_long_message(index: int, side: str, sizes: dict[str, int], limits: dict[str, int]) -> str:
     return (
         f"Sentence pair {index + 1} (line {index + 1} of the corpus): its {side} has {sizes[side]} tokens, more than "
-        f"max_{side}_length={limits[side]}. Raise the limit if the model allows it, or set long_sentences='skip' to "
-        "leave such pairs out or long_sentences='truncate' to cut them."
+        f"max_{side}_length={limits[side]}. Raise the limit if the model allows it, or set long_sentences "
+        "(--long_sentences of a command) to 'skip', which leaves such pairs out, or 'truncate', which cuts them."
     )

@@ -1,12 +1,13 @@
 """What the trained networks are worth: BLEU and chrF, decoding speed, and the report of a run."""
 
 from .comparison import render_comparison, update_marked_block
-from .decoding import compare_decoding_speed, decoding_speed, translate
+from .decoding import compare_decoding_speed, decoding_settings, decoding_speed, translate
 from .metrics import TRANSLATION_METRIC, build_compute_metrics, score_translations
 from .networks import measure_networks, sample_translations
 from .plots import plot_training
 from .results import (
     build_results,
+    fingerprint,
     installed_versions,
     read_results,
     weights_size,
@@ -20,7 +21,9 @@ __all__ = [
     "build_compute_metrics",
     "build_results",
     "compare_decoding_speed",
+    "decoding_settings",
     "decoding_speed",
+    "fingerprint",
     "installed_versions",
     "measure_networks",
     "plot_training",

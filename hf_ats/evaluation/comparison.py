@@ -123,25 +123,37 @@ def _kind(results: dict) -> tuple:
     """What runs of one row have in common: all but the seed and what follows from it."""
     training, partition = results["training"], results["partition"]
     ratios = ", ".join(f"{ratio:g}" for ratio in partition["ratios"]) if partition else "-"
-    # The seed stands in the arguments too; the command and the directories follow from it.
-    own = re.compile(r"seed|_dir$|run_name|^logging_|^report_to$")
+    # The seed stands in the arguments too; the directories follow from it, and the others do not change what is
+    # trained.
+    own = re.compile(
+        r"seed|_dir$|run_name|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$"
+    )
+    data = {name: results["data"].get(name) for name in ("name", "train")}
     arguments = {name: value for name, value in training.get("arguments", {}).items() if not own.search(name)}
     return (
         training["schedule"],
         ratios,
         training["epochs"],
-        *(repr(part) for part in (partition, results["model"], sorted(arguments.items(), key=lambda item: item[0]))),
+        *(
+            repr(part)
+            for part in (partition, results["model"], data, sorted(arguments.items(), key=lambda item: item[0]))
+        ),
     )
 
 
 def _refuse_what_does_not_compare(runs: dict[str, dict]) -> None:
     (first, reference), *others = runs.items()
     for file, results in others:
-        for what, of in (("scores", _signatures), ("decoding", _generation), ("data", _data)):
-            if of(results) != of(reference):
+        fields = _fields_of_test_data(results, reference)
+        for what, one, other in (
+            ("scores", _signatures(results), _signatures(reference)),
+            ("decoding", results["generation"], reference["generation"]),
+            ("data", *({name: run["data"].get(name) for name in fields} for run in (results, reference))),
+        ):
+            if one != other:
                 raise ValueError(
-                    f"{what} of {file} and {first} differ, {of(results)} and {of(reference)}, so their scores do not "
-                    "compare; evaluate them alike, or give them tables of their own."
+                    f"{what} of {file} and {first} differ, {one} and {other}, so their scores do not compare; "
+                    "evaluate them alike, or give them tables of their own."
                 )
 
 
@@ -150,12 +162,12 @@ def _signatures(results: dict) -> list[str]:
     return unique(level[field] for field in ("bleu_signature", "chrf_signature") for level in levels)
 
 
-def _generation(results: dict) -> dict:
-    return results["generation"]
-
-
-def _data(results: dict) -> dict:
-    return {name: results["data"].get(name) for name in ("source_lang", "target_lang", "test")}
+def _fields_of_test_data(*runs: dict) -> tuple[str, ...]:
+    """What says that two runs were scored on the same sentences: these, or for want of them where they came from."""
+    fields = ("source_lang", "target_lang")
+    if all("test_fingerprint" in run["data"] for run in runs):
+        return (*fields, "test_fingerprint")
+    return (*fields, "name", "test_part", "test")
 
 
 def _refuse_a_seed_twice(group: list[dict]) -> None:

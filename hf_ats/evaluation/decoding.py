@@ -1,6 +1,7 @@
 """Translate many sentences, and measure how fast models do it."""
 
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,23 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..checkpoint import longest_input, with_generation_defaults
+
+
+def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict[str, int]:
+    """How `translate` decodes with these arguments: `num_beams`, and `max_new_tokens` or `max_length`.
+
+    Example:
+    ```python
+    >>> decoding_settings(model, tokenizer, num_beams=5)
+    {'num_beams': 5, 'max_length': 200}
+    ```
+    """
+    options = with_generation_defaults(model, tokenizer, generate_kwargs)
+    used = options.pop("generation_config", model.generation_config).to_diff_dict() | options
+    lengths = [name for name in ("max_new_tokens", "max_length") if used.get(name) is not None]  # as `generate` ranks
+    return {"num_beams": used.get("num_beams") or 1} | {name: used[name] for name in lengths[:1]}
 
 
 def translate(
@@ -33,7 +51,8 @@ def translate(
         batch_size (`int`, defaults to 32): sentences decoded at once.
         truncate (`bool`, defaults to `False`): cut sentences that are longer than the model reads instead of raising.
         progress (`bool`, defaults to `True`): show a bar on standard error once the work has taken five seconds.
-        generate_kwargs: what `model.generate` takes, such as `num_beams=5`; by default the model's generation config.
+        generate_kwargs: what `model.generate` takes, such as `num_beams=5`; by default the model's generation config,
+            and for what it leaves open 4 beams and 256 new tokens, as `pipeline("translation")` has it.
 
     Returns:
         `list[str]`: as many translations as sentences.
@@ -49,10 +68,11 @@ def translate(
     """
     translations = [""] * len(sentences)
     batches = _batches(model, tokenizer, sentences, batch_size, truncate)
+    options = with_generation_defaults(model, tokenizer, generate_kwargs)
     bar = tqdm(total=len(sentences), desc="translate", unit=" sentences", delay=5, disable=not progress)
     with _in_eval_mode(model), bar:
         for indices, encoded in batches:
-            generated = model.generate(**encoded.to(model.device), **generate_kwargs)
+            generated = model.generate(**encoded.to(model.device), **options)
             for index, text in zip(indices, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
                 translations[index] = text.strip()
             bar.update(len(indices))
@@ -64,7 +84,7 @@ def decoding_speed(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     batch_size: int = 32,
-    num_beams: int = 1,
+    num_beams: int | None = None,
     *,
     repeats: int = 5,
     truncate: bool = False,
@@ -89,7 +109,7 @@ def compare_decoding_speed(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     batch_size: int = 32,
-    num_beams: int = 1,
+    num_beams: int | None = None,
     *,
     repeats: int = 5,
     truncate: bool = False,
@@ -106,7 +126,7 @@ def compare_decoding_speed(
         tokenizer: the one of all of them.
         sentences (`list[str]`): the source text; a few hundred sentences give a steady figure.
         batch_size (`int`, defaults to 32): sentences decoded at once.
-        num_beams (`int`, defaults to 1): beams; 1 is greedy.
+        num_beams (`int`, *optional*): beams; 1 is greedy. The default is that of `translate`, as for what follows.
         repeats (`int`, defaults to 5): how often all sentences are decoded; the figure is the median.
         truncate (`bool`, defaults to `False`): cut sentences that are longer than the models read instead of raising.
         generate_kwargs: what else `model.generate` takes, such as `max_new_tokens`.
@@ -129,16 +149,18 @@ def compare_decoding_speed(
     """
     _refuse_what_cannot_be_measured(models, sentences, repeats)
     device = next(iter(models.values())).device
-    tightest = min(models.values(), key=_longest_input)
+    tightest = min(models.values(), key=lambda model: longest_input(model.config))
     batches = [encoded.to(device) for _, encoded in _batches(tightest, tokenizer, sentences, batch_size, truncate)]
     names = list(models)
+    given = {"num_beams": num_beams, **generate_kwargs}
+    options = {name: with_generation_defaults(model, tokenizer, given) for name, model in models.items()}
     seconds = {name: [0.0] * repeats for name in names}
     tokens = {name: [0] * repeats for name in names}
 
     def decode(name: str, batch) -> tuple[float, int]:
         _synchronize(device)
         start = time.perf_counter()
-        generated = models[name].generate(**batch, num_beams=num_beams, **generate_kwargs)
+        generated = models[name].generate(**batch, **options[name])
         _synchronize(device)
         elapsed = time.perf_counter() - start
         # The start token, which Marian and T5 also pad with, comes first and was not decoded.
@@ -164,7 +186,7 @@ def compare_decoding_speed(
             "output_tokens": tokens[name][0],
             "sentences": sentences_decoded,
             "batch_size": batch_size,
-            "num_beams": num_beams,
+            "num_beams": decoding_settings(models[name], tokenizer, **given)["num_beams"],
             "repeats": repeats,
             "device": _device_name(device),
             "threads": torch.get_num_threads(),
@@ -193,8 +215,8 @@ def _batches(model, tokenizer, sentences, batch_size, truncate) -> Iterator[tupl
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not a number of sentences; write 1 or more.")
-    longest = _longest_input(model)
-    options = {"truncation": True, "max_length": longest} if truncate and longest < _UNBOUNDED else {}
+    longest = longest_input(model.config)
+    options = {"truncation": True, "max_length": longest} if truncate and longest < sys.maxsize else {}
     indices = [index for index, sentence in enumerate(sentences) if sentence.strip()]
     lengths = {index: len(tokenizer(sentences[index], **options)["input_ids"]) for index in indices}
     for index, length in lengths.items():
@@ -209,14 +231,6 @@ def _batches(model, tokenizer, sentences, batch_size, truncate) -> Iterator[tupl
         (batch, tokenizer([sentences[index] for index in batch], padding=True, return_tensors="pt", **options))
         for batch in batches
     )
-
-
-_UNBOUNDED = 10**9
-
-
-def _longest_input(model) -> int:
-    """How many source tokens the model has positions for; T5 counts distances and has no such limit."""
-    return getattr(model.config, "max_position_embeddings", None) or _UNBOUNDED
 
 
 @contextmanager

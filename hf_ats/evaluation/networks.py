@@ -35,7 +35,7 @@ def measure_networks(
         speed_sentences: how many of the sources the speed is measured on, taken evenly; 0 leaves it out.
         speed_repeats: how often they are decoded; the figure is the median.
         truncate: cut sources that are longer than a network reads, instead of raising.
-        generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`.
+        generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`; defaults as in `translate`.
 
     Returns:
         Two dictionaries by name: the figures, as `build_results` takes them but for `size_bytes`, and the
@@ -57,7 +57,6 @@ def measure_networks(
         }
     if speed_sentences:
         some = sources[:: max(1, len(sources) // speed_sentences)][:speed_sentences]
-        generate_kwargs = {"num_beams": 1, **generate_kwargs}
         speeds = compare_decoding_speed(
             networks, tokenizer, some, batch_size, repeats=speed_repeats, truncate=truncate, **generate_kwargs
         )

@@ -1,6 +1,7 @@
 """`results.json`: what a run found, and everything that is needed to say how."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -9,6 +10,7 @@ import platform
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +57,11 @@ def build_results(
         model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
             tells it apart, such as its sizes.
         partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
-        data: `source_lang`, `target_lang`, and which `train`, `validation` and `test` sets, with their sizes.
+        data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
+            `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`).
         training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
-            and the `arguments` that differ from their defaults.
+            and the `arguments` that differ from their defaults. Of a run that went on from a checkpoint `seconds` are
+            those since then, and `resumed_from` names it.
         generation: how the scored translations were decoded, such as `num_beams` and `max_length`.
         command: the command line; by default that of this process.
 
@@ -153,6 +157,11 @@ def weights_size(directory: str | os.PathLike) -> int:
     if not weights:
         raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
     return sum(file.stat().st_size for file in weights)
+
+
+def fingerprint(*columns: Sequence[str]) -> str:
+    """16 hexadecimal digits that tell one text from another, wherever its files lie: sources and references, say."""
+    return hashlib.sha256(json.dumps([list(column) for column in columns]).encode()).hexdigest()[:16]
 
 
 def installed_versions() -> dict[str, str | None]:

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import operator
 from collections.abc import Iterator
+from functools import cache
 
 from torch import nn
 
@@ -79,12 +81,26 @@ def _ranks(config: PartitionConfig, name: str, linear: nn.Linear) -> tuple[int, 
 
 def _partitioned_config(model_config, config: PartitionConfig):
     model_config = copy.deepcopy(model_config)
-    stock = type(model_config)
-    model_config.__class__ = type(
-        f"Partitioned{stock.__name__}", (stock,), {"model_type": f"{_MODEL_TYPE_PREFIX}{stock.model_type}"}
-    )
+    model_config.__class__ = _partitioned_config_class(type(model_config))
     setattr(model_config, _CONFIG_FIELD, config.to_dict())
     return model_config
+
+
+@cache
+def _partitioned_config_class(stock: type) -> type:
+    fields = {"model_type": f"{_MODEL_TYPE_PREFIX}{stock.model_type}", "__reduce__": _reduce_config}
+    return type(f"Partitioned{stock.__name__}", (stock,), fields)
+
+
+def _reduce_config(config):
+    # A class made on the fly has no name to be imported by, so a pickle holds the stock class instead.
+    return _restore_config, (type(config).__mro__[1], config.__dict__)
+
+
+def _restore_config(stock: type, fields: dict):
+    config = object.__new__(_partitioned_config_class(stock))
+    config.__dict__.update(fields)
+    return config
 
 
 def stock_config(model: nn.Module):
@@ -171,8 +187,8 @@ def resolve_level(model: nn.Module, level: int | str) -> int:
     names = level_names(model)
     if isinstance(level, str) and level in names:
         return names.index(level)
-    if isinstance(level, int) and not isinstance(level, bool) and 0 <= level < len(names):
-        return level
+    if hasattr(level, "__index__") and not isinstance(level, bool) and 0 <= operator.index(level) < len(names):
+        return operator.index(level)
     raise ValueError(
         f"level={level!r} is not a level of this {type(_unwrapped(model)).__name__}; write one of "
         f"{', '.join(repr(name) for name in names)} or an integer from 0 to {len(names) - 1}."

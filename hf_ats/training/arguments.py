@@ -1,6 +1,6 @@
 """The training arguments: those of Transformers, and what alternating training adds."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
@@ -28,9 +28,19 @@ class _AlternatingArguments:
     )
 
     def changed_fields(self) -> dict:
-        """The fields that differ from their defaults, as JSON-ready values: what a report of a run has to name."""
-        ours, defaults = self.to_dict(), type(self)(output_dir=self.output_dir, use_cpu=True).to_dict()
-        return {name: value for name, value in ours.items() if value != defaults[name]}
+        """The fields that were given a value other than their default, JSON-ready: what a report of a run has to name.
+
+        Secrets (`hub_token`, ...) are left out, and so is `output_dir`, which has no default.
+        """
+        return {name: getattr(value, "value", value) for name, value in self._given.items()}
+
+    def _note_given(self):
+        self._given = {}
+        for one in fields(self):
+            default = one.default_factory() if one.default_factory is not MISSING else one.default
+            value = getattr(self, one.name)
+            if value != default and one.name != "output_dir" and not one.name.endswith("_token"):
+                self._given[one.name] = value
 
     def _check_alternating(self):
         if self.schedule not in SCHEDULES:
@@ -76,6 +86,7 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
     """
 
     def __post_init__(self):
+        self._note_given()
         self._check_alternating()
         super().__post_init__()
 
@@ -102,6 +113,7 @@ class ATSSeq2SeqTrainingArguments(Seq2SeqTrainingArguments, _TokenBudgetArgument
     """
 
     def __post_init__(self):
+        self._note_given()
         self._check_alternating()
         if self.max_tokens is not None and self.max_tokens <= 0:
             raise ValueError(f"max_tokens={self.max_tokens} must be positive; leave it out for batches of sentences.")

@@ -19,14 +19,28 @@ def label_smoothed_cross_entropy(
     Returns:
         A scalar: the sum over this batch's target tokens, divided by `num_items_in_batch`.
     """
-    logits = outputs.logits.flatten(0, 1)
-    total = F.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)),
-        labels.flatten(),
-        ignore_index=-100,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
     if num_items_in_batch is None:
         num_items_in_batch = labels.ne(-100).sum()
-    return total / num_items_in_batch
+    return token_losses(outputs.logits, labels, label_smoothing, reduction="sum") / num_items_in_batch
+
+
+def token_losses(
+    logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0, reduction: str = "none"
+) -> torch.Tensor:
+    """The loss of each target token, shape `(batch, target length)`, 0 where there is none; or their sum, a scalar.
+
+    Args:
+        logits: shape `(batch, target length, vocabulary)`; the softmax is taken in float32 at least.
+        labels: shape `(batch, target length)`; -100 where there is no target.
+        label_smoothing: as in `label_smoothed_cross_entropy`.
+        reduction: `"none"` or `"sum"`.
+    """
+    flat = logits.flatten(0, 1)
+    losses = F.cross_entropy(
+        flat.to(torch.promote_types(flat.dtype, torch.float32)),
+        labels.flatten(),
+        ignore_index=-100,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+    return losses.view(labels.shape) if reduction == "none" else losses

@@ -8,6 +8,8 @@ from transformers.utils import CONFIG_NAME
 
 from ..partition import is_partitioned, partition_config, stock_config_dict
 
+_STEPS_IN_BACKWARD = ("lomo", "adalomo")
+
 
 def refuse_unkept_laws(trainer, trained: list[str]) -> None:
     """Checks a trainer at the end of its construction.
@@ -41,14 +43,20 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
             "the model is spread over several devices (device_map or a distributed config), which the trainer does "
             "not support; load it on one device, and launch with torchrun to use more."
         )
-    for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        value = getattr(getattr(trainer.model, "config", None), name, 0)
-        if args.world_size > 1 and value:
-            raise ValueError(
-                f"{name}={value} makes each process drop other layers, so that their gradients do not match; set "
-                f"model.config.{name} = 0."
-            )
-    _refuse_metric_without_level(args.metric_for_best_model, trained)
+    if args.optim in _STEPS_IN_BACKWARD or "layerwise" in args.optim:
+        raise ValueError(
+            f"optim={str(args.optim.value)!r} updates during the backward pass, where the gradients of a step's "
+            "levels are not summed yet and alternate_lr_coef has no effect; take another, such as 'adamw_torch'."
+        )
+    # The modules are asked, since they copied the config's value when they were made.
+    dropped = max((getattr(module, "layerdrop", 0) or 0 for module in trainer.model.modules()), default=0)
+    if args.world_size > 1 and dropped:
+        raise ValueError(
+            f"layerdrop={dropped} makes each process drop other layers, so that their gradients do not match; load "
+            "the model by from_pretrained(..., encoder_layerdrop=0, decoder_layerdrop=0)."
+        )
+    sets = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else None
+    _refuse_metric_without_level(args.metric_for_best_model, trained, sets)
 
 
 def refuse_unpartitioned(model: nn.Module, schedule: str) -> None:
@@ -64,15 +72,19 @@ def refuse_unpartitioned(model: nn.Module, schedule: str) -> None:
         )
 
 
-def _refuse_metric_without_level(metric: str | None, trained: list[str]) -> None:
+def _refuse_metric_without_level(metric: str | None, trained: list[str], sets: list[str] | None) -> None:
     if metric is None:
         return
     bare = metric.removeprefix("eval_")
-    # A dictionary of evaluation sets puts their names first, so the level may stand anywhere in the metric's name.
-    if not any(f"_{level}_" in f"_{bare}" for level in trained):
+    beginnings = trained if sets is None else [f"{name}_{level}" for name in sets for level in trained]
+    if not any(bare.startswith(f"{beginning}_") for beginning in beginnings):
+        last = bare.rpartition("_")[2]
+        what = (
+            "level that this schedule trains" if sets is None else "evaluation set and level that this schedule trains"
+        )
         raise ValueError(
-            f"metric_for_best_model={metric!r} names no level that this schedule trains; write one such as "
-            f"{', '.join(repr(f'{level}_{bare}') for level in trained)}."
+            f"metric_for_best_model={metric!r} names no {what}; write one such as "
+            f"{', '.join(repr(f'{beginning}_{last}') for beginning in beginnings)}."
         )
 
 
@@ -85,7 +97,7 @@ def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
     path = Path(checkpoint) / CONFIG_NAME
     if not path.is_file():
         return
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     found = stock_config_dict(stored)[1] if "ats_partition" in stored else None
     expected = partition_config(model) if is_partitioned(model) else None
     # The start of the factors is the past of a checkpoint, not part of its shape.

@@ -8,23 +8,26 @@ from functools import partial
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from ..data import TokenBudgetBatchSampler, sequence_lengths, shift_right
 from ..partition import FlopsLedger, is_partitioned, level_names, parameters_at_level, partitioned_layers
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
-from .loss import label_smoothed_cross_entropy
+from .loss import label_smoothed_cross_entropy, token_losses
 from .reduction import all_reduce_gradients
 from .refusals import refuse_another_partition, refuse_unkept_laws, refuse_unpartitioned
 from .schedules import levels_at_step, trained_levels
+
+logger = logging.get_logger(__name__)
 
 
 class _AlternatingTrainerMixin:
     """Runs each optimizer step at the levels of the schedule, and logs, evaluates and counts by level.
 
-    Between steps the model is at full level. An unpartitioned model is its own full level, the only one: the baseline
-    of standard training, under the same loop.
+    Outside its steps and its evaluation the model is at the level that the user left it at. An unpartitioned model is
+    its own full level, the only one: the baseline of standard training, under the same loop.
     """
 
     _arguments_class: type
@@ -36,23 +39,51 @@ class _AlternatingTrainerMixin:
             raise TypeError(
                 f"args is a {type(args).__name__}, which has no schedule; write {self._arguments_class.__name__}(...)."
             )
-        super().__init__(model, args, *positional, **keywords)
-        freeze_constants_(self.model)
-        refuse_unpartitioned(self.model, args.schedule)
-        self.level_names = level_names(self.model) if is_partitioned(self.model) else ["full"]
-        self.trained_levels = trained_levels(args.schedule, len(self.level_names))
-        refuse_unkept_laws(self, [self.level_names[level] for level in self.trained_levels])
-        self._full = len(self.level_names) - 1
-        self._layers = list(partitioned_layers(self.model).values())
-        self._core_parameters = [list(parameters_at_level(self.model, core).values()) for core in range(self._full)]
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._last_norm_step: int | None = None
-        self._ledger: FlopsLedger | None = None
+        self._evaluated = torch.zeros(2, dtype=torch.float64)  # the sum of token losses, and the number of tokens
+        super().__init__(model, args, *positional, **keywords)
+        self._bind(self.model)
+        refuse_unkept_laws(self, [self.level_names[level] for level in self.trained_levels])
         self.add_callback(_LearningRateOfLevel(self))
-        self._is_encoder_decoder = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
-        if self._is_encoder_decoder and self.compute_loss_func is None:
-            self.compute_loss_func = partial(label_smoothed_cross_entropy, label_smoothing=args.label_smoothing_factor)
+
+    def _bind(self, model: nn.Module) -> None:
+        """Takes hold of what the steps need of a model: its levels, its layers, its loss."""
+        refuse_unpartitioned(model, self.args.schedule)
+        freeze_constants_(model)
+        self.level_names = level_names(model) if is_partitioned(model) else ["full"]
+        self.trained_levels = trained_levels(self.args.schedule, len(self.level_names))
+        self._full = len(self.level_names) - 1
+        self._layers = list(partitioned_layers(model).values())
+        self._core_parameters = [list(parameters_at_level(model, core).values()) for core in range(self._full)]
+        self._ledger: FlopsLedger | None = None
+        self._counts_flops = is_translation_model(model)
+        self._has_token_loss = is_translation_model(model) and self.compute_loss_func is None
+        if self._has_token_loss:
+            self.compute_loss_func = partial(
+                label_smoothed_cross_entropy, label_smoothing=self.args.label_smoothing_factor
+            )
+        elif not isinstance(model, PreTrainedModel) and not hasattr(model, "accepts_loss_kwargs"):
+            # The Trainer takes any `**kwargs` for a sign that the loss is divided by `num_items_in_batch`, which a
+            # module that only lets them pass would break law 8 with.
+            self.model_accepts_loss_kwargs = False
+
+    def call_model_init(self, trial=None):
+        """As the Trainer's, for every run that `model_init` starts afresh."""
+        model = super().call_model_init(trial)
+        if hasattr(self, "level_names"):
+            if self._has_token_loss:
+                self.compute_loss_func = None
+            self._bind(model)
+        return model
+
+    def train(self, *positional, **keywords):
+        """As the Trainer's."""
+        self._sums.clear()
+        self._counts.clear()
+        self._last_norm_step = None
+        return super().train(*positional, **keywords)
 
     def levels_at_step(self, step: int) -> tuple[int, ...]:
         """The levels that optimizer step `step` trains, a pure function of the step (law 2)."""
@@ -82,20 +113,30 @@ class _AlternatingTrainerMixin:
     @contextlib.contextmanager
     def _live(self, level: int):
         """`at_level` over the layers found once, so that a step does not search the model for them."""
+        before = [layer.level for layer in self._layers]
         for layer in self._layers:
             layer.level = level
         try:
             yield
         finally:
-            for layer in self._layers:
-                layer.level = self._full
+            for layer, previous in zip(self._layers, before, strict=True):
+                layer.level = previous
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As the Trainer's, with the decoder's input made from the labels where a collator left it out."""
-        # The Trainer takes the labels out of the batch, and BART would then decode the source in their place.
-        if self._is_encoder_decoder and "labels" in inputs and "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = shift_right(inputs["labels"], self.model.config)
+        if self._has_token_loss:
+            inputs = self._with_decoder_inputs(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _with_decoder_inputs(self, inputs: dict) -> dict:
+        # The Trainer takes the labels out of the batch, and BART would then decode the source in their place.
+        if "labels" not in inputs or "decoder_input_ids" in inputs:
+            return inputs
+        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            shifted = self.model.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+        else:
+            shifted = shift_right(inputs["labels"], self.model.config)
+        return {**inputs, "decoder_input_ids": shifted}
 
     # ---- By level: what is logged, evaluated and counted ----
 
@@ -120,7 +161,7 @@ class _AlternatingTrainerMixin:
 
     def log(self, logs, start_time=None):
         """Adds `loss_<level>` and `grad_norm_<level>`, means since the last log, and `learning_rate_<level>`."""
-        if "loss" in logs:
+        if "loss" in logs and "learning_rate" in logs:
             logs.update(self._means_since_last_log())
             for step in range(len(self.level_names)):
                 for level in self.levels_at_step(step):
@@ -147,36 +188,96 @@ class _AlternatingTrainerMixin:
         """
         metrics = {}
         for level in self.trained_levels:
-            name = self.level_names[level]
+            prefix = f"{metric_key_prefix}_{self.level_names[level]}"
+            # Seq2SeqTrainer would have the first level keep the sentences that fill up the last batch of the
+            # processes, and only the first: its loop resets the function at its end.
+            self.gather_function = self.accelerator.gather_for_metrics
+            self._evaluated = torch.zeros(2, dtype=torch.float64)
             with self._live(level):
-                output = super().evaluation_loop(
-                    dataloader,
-                    f"{description} {name}",
-                    prediction_loss_only,
-                    ignore_keys,
-                    f"{metric_key_prefix}_{name}",
-                )
+                output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, prefix)
             metrics.update(output.metrics)
+            loss, tokens = self._evaluated.tolist()
+            if tokens:
+                metrics[f"{prefix}_loss"] = loss / tokens
         return output._replace(metrics=metrics)
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generate_kwargs):
+        """As the Trainer's, with the loss per target token of the whole evaluation set.
+
+        The Trainer takes the mean over batches, so that its loss depends on how the set is cut into batches and
+        between processes.
+        """
+        if not (self._has_token_loss and "labels" in inputs):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generate_kwargs)
+        sums = self._sentence_losses(model, self._prepare_inputs(inputs))
+        self._evaluated += self.accelerator.gather_for_metrics(sums).sum(dim=0).cpu()
+        loss = sums[:, 0].sum() / sums[:, 1].sum()
+        if prediction_loss_only:
+            return loss, None, None
+        _, predictions, labels = super().prediction_step(
+            model, inputs, prediction_loss_only, ignore_keys, **generate_kwargs
+        )
+        return loss, predictions, labels
+
+    @torch.no_grad()
+    def _sentence_losses(self, model, inputs) -> torch.Tensor:
+        """Shape `(batch, 2)`: the sum of each sentence's token losses, and the number of its target tokens."""
+        inputs = self._with_decoder_inputs(inputs)
+        labels = inputs["labels"]
+        with self.compute_loss_context_manager():
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        losses = token_losses(outputs.logits, labels, self.args.label_smoothing_factor)
+        return torch.stack([losses.sum(dim=1), labels.ne(-100).sum(dim=1)], dim=1)
+
     def floating_point_ops(self, inputs) -> int:
-        """FLOPs of the forward and backward pass that this micro-batch ran, at the levels of its step."""
-        if not self._is_encoder_decoder:
-            return super().floating_point_ops(inputs)
-        if self._ledger is None:
-            self._ledger = FlopsLedger(self.model)
+        """FLOPs of the forward and backward pass that this micro-batch ran, at the levels of its step.
+
+        Exact for translation models (`FlopsLedger`); for others Transformers' estimate, 6 for each token and each
+        parameter of the level outside the embeddings.
+        """
+        levels = self.levels_at_step(self.state.global_step)
+        ledger = self._flops_ledger()
+        if ledger is None:
+            return sum(self._estimated_flops(inputs, level) for level in levels)
         batch_size, source_length = inputs["input_ids"].shape
         target_length = inputs["labels"].shape[1]
-        return sum(
-            self._ledger.training_flops(batch_size, source_length, target_length, level)
-            for level in self.levels_at_step(self.state.global_step)
-        )
+        return sum(ledger.training_flops(batch_size, source_length, target_length, level) for level in levels)
+
+    def _flops_ledger(self) -> FlopsLedger | None:
+        if self._ledger is None and self._counts_flops:
+            try:
+                self._ledger = FlopsLedger(self.model)
+            except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+                # The ledger runs the model on a few tokens, and what a foreign forward makes of them is its own.
+                logger.warning(
+                    "total_flos is an estimate: %s cannot be counted (%s).", type(self.model).__name__, error
+                )
+                self._counts_flops = False
+        return self._ledger
+
+    def _estimated_flops(self, inputs, level: int) -> int:
+        whole = super().floating_point_ops(inputs)
+        if not whole or level == self._full:
+            return whole
+        tokens = inputs[self.model.main_input_name].numel()
+        every = sum(parameter.numel() for parameter in self.model.parameters())
+        return whole - 6 * tokens * (every - sum(parameter.numel() for parameter in self._core_parameters[level]))
 
     # ---- Checkpoints ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         refuse_another_partition(resume_from_checkpoint, self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def is_translation_model(model: nn.Module) -> bool:
+    """Whether the model is an encoder-decoder of Transformers that writes text from text."""
+    return (
+        isinstance(model, PreTrainedModel)
+        and model.config.is_encoder_decoder
+        and model.can_generate()
+        and model.main_input_name == "input_ids"
+    )
 
 
 def freeze_constants_(model: nn.Module) -> None:
@@ -221,11 +322,14 @@ class _EpochOfSampler(TrainerCallback):
 class ATSTrainer(_AlternatingTrainerMixin, Trainer):
     """`transformers.Trainer` over a partitioned model: alternating training of a network and its cores.
 
-    Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` and
-    `learning_rate_<level>`, and evaluates every level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
-    The loss of an encoder-decoder is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
+    Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` (not
+    under `slimmable`, whose steps sum several levels' gradients) and `learning_rate_<level>`, and evaluates every
+    level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
+
+    The loss of a translation model is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
     that accumulation and the number of processes do not change the gradient (law 8; the stock loss of Marian does not
-    keep it); a `compute_loss_func` of your own replaces it. Other models compute their own loss, as with `Trainer`.
+    keep it), and its evaluation loss is per target token of the whole set. A `compute_loss_func` of your own replaces
+    both. Other models compute their own loss, as with `Trainer`.
 
     Raises:
         ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP,
@@ -259,9 +363,14 @@ class ATSSeq2SeqTrainer(_AlternatingTrainerMixin, Seq2SeqTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by token budget where `max_tokens` is set, by number of sentences otherwise."""
-        if self.args.max_tokens is None:
+        if self.args.max_tokens is None or self.train_dataset is None:
             return super().get_train_dataloader()
         args = self.args
+        if not hasattr(self.train_dataset, "__len__"):
+            raise ValueError(
+                f"max_tokens={args.max_tokens} needs the length of every sentence, and a "
+                f"{type(self.train_dataset).__name__} is a stream; use per_device_train_batch_size instead."
+            )
         sampler = TokenBudgetBatchSampler(
             sequence_lengths(self.train_dataset),
             args.max_tokens,

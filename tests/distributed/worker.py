@@ -3,7 +3,6 @@
 Every scenario is a training run. Rank 0 saves the weights that it ends with, and every rank what it saw.
 """
 
-import contextlib
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from transformers import MarianMTModel
 
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.training import ATSSeq2SeqTrainer
-from tests.training import SequentialTrainer, make_trainer, partitioned
+from tests.training import SequentialTrainer, make_trainer, partitioned, sentences
 
 
 class FindsUnusedParameters(SequentialTrainer):
@@ -29,20 +28,31 @@ class FindsUnusedParameters(SequentialTrainer):
 
 
 class Counting(ATSSeq2SeqTrainer):
-    """Counts the bytes that DistributedDataParallel reduces in each step, and keeps what this rank trained on."""
+    """Counts the bytes that DDP reduces and that are sent in all in each step; keeps what this rank trained on."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.reduced, self.sentences, self.hooked = [], [], False
+        self.reduced, self.sent, self.sentences, self.hooked = [], [], [], False
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not self.hooked:
             model.register_comm_hook(self, self._count)
             self.hooked = True
-        if len(self.reduced) == self.state.global_step:
-            self.reduced.append(0)
+        self.reduced.append(0)
+        self.sent.append(0)
         self.sentences += [tuple(row[row != -100].tolist()) for row in inputs["labels"]]
-        return super().training_step(model, inputs, num_items_in_batch)
+        # What goes over the wire, whoever sends it; the hook below goes through here too.
+        stock = torch.distributed.all_reduce
+
+        def counted(tensor, *args, **kwargs):
+            self.sent[-1] += tensor.nbytes
+            return stock(tensor, *args, **kwargs)
+
+        torch.distributed.all_reduce = counted
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            torch.distributed.all_reduce = stock
 
     @staticmethod
     def _count(self, bucket):
@@ -72,7 +82,9 @@ def main(out: Path):
     run("alternating", logging_strategy="steps", logging_steps=2)
     run("accumulated", per_device_train_batch_size=1, gradient_accumulation_steps=2)
     run("checkpointing", gradient_checkpointing=True)
+    run("reentrant", gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True})
     run("slimmable", schedule="slimmable")
+    run("slimmable_accumulated", schedule="slimmable", per_device_train_batch_size=1, gradient_accumulation_steps=2)
     run("core", schedule="core")
     run("ladder", model=partitioned(ratios=(0.1, 0.25)))
     run("find_unused", trainer_class=FindsUnusedParameters)
@@ -80,22 +92,41 @@ def main(out: Path):
     run("pretrained", model=partition_(MarianMTModel.from_pretrained(out / "stock"), partition), max_steps=3)
 
     common = dict(trainer_class=ATSSeq2SeqTrainer, dropout=0.1, double=False, max_tokens=40, max_steps=9)
-    run("whole", save_strategy="steps", save_steps=3, **common)
-    torch.manual_seed(1234)
-    run("resumed", resume=out / "whole" / "checkpoint-3", **common)
+    run("whole", save_strategy="steps", save_steps=1, **common)
+    for stop in (2, 3):
+        torch.manual_seed(1234)
+        run(f"resumed{stop}", resume=out / "whole" / f"checkpoint-{stop}", **common)
 
     counting = run("counting", trainer_class=Counting, max_tokens=40, max_steps=-1, num_train_epochs=1, double=False)
-    seen_here = dict(reduced=counting.reduced, sentences=counting.sentences, log=seen["alternating"].state.log_history)
-    torch.save(seen_here, out / f"rank{counting.args.process_index}.pt")
-
-    with contextlib.suppress(FileNotFoundError):
-        refused = None
-        try:
-            make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")
-        except ValueError as error:
-            refused = str(error)
-        (out / f"refused{counting.args.process_index}.txt").write_text(refused or "")
+    # Seven sentences, which two processes cannot share evenly.
+    evaluating = make_trainer(
+        partitioned(),
+        out / "evaluating",
+        eval_dataset=sentences(7, seed=1),
+        per_device_eval_batch_size=2,
+        predict_with_generate=True,
+        generation_max_length=6,
+        compute_metrics=lambda prediction: {"sentences": len(prediction.predictions)},
+    )
+    record = dict(
+        reduced=counting.reduced,
+        sent=counting.sent,
+        sentences=counting.sentences,
+        log=seen["alternating"].state.log_history,
+        metrics=evaluating.evaluate(),
+        refused=refusal(lambda: make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")),
+    )
+    torch.save(record, out / f"rank{counting.args.process_index}.pt")
     torch.distributed.destroy_process_group()
+
+
+def refusal(construct) -> str:
+    """What `construct` is refused with."""
+    try:
+        construct()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":
