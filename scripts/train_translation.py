@@ -257,16 +257,18 @@ def prepare(model_args, data_args, partition_args, args) -> Run:
     if partition is not None:
         partition_(model, partition)
     generation = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length}
-    settings = decoding_settings(model, tokenizer, **generation)
-    length = settings.get("max_length") or 1 + settings["max_new_tokens"]  # the first of max_length is the start token
-    if args.generation_max_length is not None and length > 1 + longest_input(model.config):
+    # The first of max_length is the start token, which takes the place of the last token.
+    if (args.generation_max_length or 0) > 1 + longest_input(model.config):
         raise ValueError(
             f"--generation_max_length {args.generation_max_length} is more than the {longest_input(model.config)} "
             "positions of the model; give less, or leave it out."
         )
-    # For the validation, which else would end at the 20 tokens of transformers where the model prescribes no length.
+    # What the model leaves open: else the Trainer writes 1 beam and 20 tokens there when it validates, and every
+    # checkpoint and export carries that.
+    settings = decoding_settings(model, tokenizer)
+    model.generation_config.num_beams = settings["num_beams"]
     if model.generation_config.max_new_tokens is None:
-        args.generation_max_length = length
+        model.generation_config.max_length = settings.get("max_length") or 1 + settings["max_new_tokens"]
     if args.max_tokens is not None:
         # The trainer makes its own when training begins; whether the budget is enough shows here already.
         TokenBudgetBatchSampler(sequence_lengths(tokenized["train"]), args.max_tokens, args.world_size)

@@ -19,7 +19,7 @@ from transformers import (
     PegasusForConditionalGeneration,
 )
 
-from hf_ats.checkpoint import ExportReport, export_adapter, export_core, export_full
+from hf_ats.checkpoint import ExportReport, export_adapter, export_core, export_full, export_stock
 from hf_ats.checkpoint.modeling_ats import LowRankLinear
 from hf_ats.partition import (
     PartitionConfig,
@@ -298,6 +298,39 @@ def test_an_unpartitioned_model_is_refused(export, tmp_path):
     with pytest.raises(TypeError, match=r"Linear is not one of its models.*to_linear"):
         export(nn.Linear(2, 2), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unpartitioned_model_is_written_with_the_same_care(family, tmp_path, monkeypatch):
+    model = tiny_model(family)
+    model.generation_config.max_new_tokens = 7
+    expected = logits(model, probe_batch(model))
+    report = export_stock(model.train(), tmp_path / "full", tokenizer=trained_tokenizer(tmp_path / "tokenizer"))
+    assert model.training
+    assert files(tmp_path / "full") >= FILES["full"] and ExportReport.read(tmp_path / "full") == report
+    assert (report.kind, report.level, report.partition) == ("full", "full", None)
+    assert report.parameters == model.num_parameters() and report.parity == 0
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "full")
+    assert type(loaded) is type(model) and loaded.generation_config.max_new_tokens == 7
+    torch.testing.assert_close(logits(loaded.eval(), probe_batch(model)), expected)
+    export_stock(model, tmp_path / "full")
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        export_stock(model, tmp_path / "full")
+    save = type(model).save_pretrained
+
+    def save_another(model, directory):
+        save(tiny_model(family, seed=1), directory)
+
+    monkeypatch.setattr(type(model), "save_pretrained", save_another)
+    with pytest.raises(RuntimeError, match="does not compute what the model computes at level 'full'"):
+        export_stock(model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_partitioned_model_is_no_stock_one(tmp_path):
+    with pytest.raises(ValueError, match=r"this MarianMTModel is partitioned; write export_full"):
+        export_stock(partitioned("marian"), tmp_path / "full")
 
 
 @pytest.mark.parametrize("level", ["full", 2])

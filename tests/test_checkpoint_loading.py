@@ -12,6 +12,7 @@ from hf_ats.checkpoint import (
     export_full,
     load_network,
     load_partitioned,
+    load_tokenizer,
     stored_levels,
 )
 from hf_ats.partition import (
@@ -24,7 +25,7 @@ from hf_ats.partition import (
     partitioned_layers,
     set_level,
 )
-from tests.checkpoints import logits, partitioned
+from tests.checkpoints import logits, partitioned, trained_tokenizer
 from tests.models import FAMILIES, probe_batch, tiny_model
 
 
@@ -216,6 +217,20 @@ def test_any_stored_network_is_loaded_by_its_level(tmp_path):
         ):
             torch.testing.assert_close(logits(network.eval(), batch), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits(load_network(tmp_path / "checkpoint-1"), batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_export_is_its_full_network_also_after_it_was_moved(tmp_path):
+    model = partitioned("marian")
+    export_adapter(model, tmp_path / "written", tokenizer=trained_tokenizer(tmp_path / "tokenizer"))
+    adapter = (tmp_path / "written").rename(tmp_path / "moved")
+    assert stored_levels(adapter) == ["full"]
+    batch = probe_batch(model)
+    network = load_network(adapter, "full").eval()
+    torch.testing.assert_close(logits(network, batch), logits(model, batch), rtol=1e-4, atol=1e-5)
+    assert not any("lora" in name for name, _ in network.named_parameters())
+    assert load_tokenizer(adapter).get_vocab() == load_tokenizer(tmp_path / "tokenizer").get_vocab()
+    with pytest.raises(ValueError, match=r"level='core', but .*moved is one network, 'full'"):
+        load_network(adapter, "core")
 
 
 def test_a_level_that_is_not_stored_is_refused(tmp_path):

@@ -4,9 +4,14 @@ import logging
 
 import datasets
 import pytest
-from transformers import MarianTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import MarianTokenizer, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from hf_ats.data import tokenize_corpus, train_tokenizer
+from hf_ats.data.tokenization import LONG_SENTENCES
 
 GERMAN = ["eins zwei", "eins", "eins zwei drei vier fünf sechs", "zwei"]
 ENGLISH = ["one two", "one two three four five six", "one two three", "two"]
@@ -64,7 +69,7 @@ def test_a_sentence_over_the_limit_is_named(corpus, tokenizer, side, pair):
     message = (
         rf"Sentence pair {pair} \(line {pair} of .*: its {side} has {length} tokens.* max_{side}_length={length - 1}"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message + ".*--long_sentences"):
         tokenize_corpus(corpus, tokenizer, "de", "en", **limits)
     # The limit itself is allowed.
     assert len(tokenize_corpus(corpus, tokenizer, "de", "en", **{f"max_{side}_length": length})) == 4
@@ -87,6 +92,17 @@ def test_long_sides_are_cut_on_request_and_keep_their_end(corpus, tokenizer):
     assert [len(ids) for ids in cut["input_ids"]] == [min(4, length) for length in lengths(tokenizer)[0]]
     assert [len(ids) for ids in cut["labels"]] == [min(3, length) for length in lengths(tokenizer)[1]]
     assert all(ids[-1] == tokenizer.eos_token_id for column in ("input_ids", "labels") for ids in cut[column])
+
+
+def test_without_any_limit_there_is_nothing_to_cut(corpus):
+    words = {word: index for index, word in enumerate(sorted({"?", *" ".join(GERMAN + ENGLISH).split()}))}
+    fast = Tokenizer(WordLevel(words, unk_token="?"))
+    fast.pre_tokenizer = Whitespace()
+    unlimited = PreTrainedTokenizerFast(tokenizer_object=fast)
+    assert unlimited.model_max_length == VERY_LARGE_INTEGER
+    for long_sentences in LONG_SENTENCES:
+        tokenized = tokenize_corpus(corpus, unlimited, "de", "en", long_sentences=long_sentences)
+        assert tokenized["input_ids"][:] == [[words[word] for word in text.split()] for text in GERMAN]
 
 
 def test_nothing_left_is_refused(corpus, tokenizer):

@@ -97,6 +97,32 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_row(tmp_path):
     assert [row["r"] for row in table_of(render_comparison([first, with_ratio]))] == ["0.125", "0.25, 0.5"]
 
 
+def test_how_a_run_was_watched_and_interrupted_does_not_part_seeds(tmp_path):
+    watched = {"resume_from_checkpoint": "x", "save_steps": 5, "eval_strategy": "epoch", "do_eval": True}
+    watched |= {"disable_tqdm": True, "save_total_limit": 1}
+    first = write_run(tmp_path, "first", seed=1, arguments={"seed": 1})
+    second = write_run(tmp_path, "second", seed=2, arguments={"seed": 2, **watched})
+    assert len(table_of(render_comparison([first, second]))) == 1
+    second = write_run(tmp_path, "second", seed=2, arguments={"seed": 2, "load_best_model_at_end": True})
+    assert len(table_of(render_comparison([first, second]))) == 2
+
+
+def test_the_test_set_goes_by_its_text_and_other_training_data_are_another_row(tmp_path):
+    def data(name, fingerprint):
+        return {"source_lang": "de", "target_lang": "en", "name": name, "test": 9, "test_fingerprint": fingerprint}
+
+    first = write_run(tmp_path, "first", seed=1, data=data("here/train", "a"))
+    second = write_run(tmp_path, "second", seed=2, data=data("there/train", "a"))
+    assert len(table_of(render_comparison([first, second]))) == 2
+    second = write_run(tmp_path, "second", seed=2, data=data("here/train", "b"))
+    with pytest.raises(ValueError, match=r"data of .*second/results.* differ, .*'b'.*'a'"):
+        render_comparison([first, second])
+    # Of an earlier version, whose files do not have it.
+    old = data("here/train", "a")
+    del old["test_fingerprint"]
+    assert len(table_of(render_comparison([first, write_run(tmp_path, "second", seed=2, data=old)]))) == 1
+
+
 def test_levels_of_a_ladder_stand_between_its_ends(tmp_path):
     levels = {"core": scored(1), "level1": scored(2), "level2": scored(3), "full": scored(4)}
     row = table_of(render_comparison([write_run(tmp_path, "ladder", levels=levels)]))[0]
@@ -133,6 +159,8 @@ def test_flags_that_all_commands_share_are_written_once(runs, tmp_path):
         ({"levels": {"core": LEVEL | {"bleu_signature": "nrefs:1|case:lc|tok:13a"}}}, "scores"),
         ({"generation": {"num_beams": 5}}, "decoding"),
         ({"data": {"source_lang": "de", "target_lang": "en", "test": "other"}}, "data"),
+        ({"data": {"source_lang": "de", "target_lang": "en", "test": "default", "name": "another"}}, "data"),
+        ({"data": {"source_lang": "de", "target_lang": "en", "test": "default", "test_part": "validation"}}, "data"),
     ],
 )
 def test_scores_that_do_not_compare_are_refused(runs, tmp_path, changes, what):

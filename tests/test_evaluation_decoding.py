@@ -3,9 +3,10 @@ import random
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from hf_ats.data import default_corpus, train_tokenizer
-from hf_ats.evaluation import compare_decoding_speed, decoding, decoding_speed, translate
+from hf_ats.evaluation import compare_decoding_speed, decoding, decoding_settings, decoding_speed, translate
 from hf_ats.partition import PartitionConfig, at_level, partition_
 from tests.models import tiny_model
 
@@ -201,6 +202,37 @@ def test_the_figure_says_how_it_was_measured(model, tokenizer, sentences, monkey
     assert speed["threads"] == torch.get_num_threads()
     assert [len(call["input_ids"]) for call in calls] == [8, 8, 8, 7]
     assert {(call["num_beams"], call["max_new_tokens"]) for call in calls} == {(2, 12)}
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "reaches", "settings"),
+    [
+        ({}, {"max_length": None}, {"num_beams": 4, "max_new_tokens": 64}, {"num_beams": 4, "max_new_tokens": 64}),
+        ({"num_beams": 2, "max_length": 9}, {"num_beams": None}, {}, {"num_beams": 2, "max_length": 9}),
+        ({"num_beams": 2}, {"max_length": 8}, {"max_length": 8}, {"num_beams": 2, "max_length": 8}),
+        (
+            {"num_beams": 2, "max_new_tokens": 7},
+            {"num_beams": 3},
+            {"num_beams": 3},
+            {"num_beams": 3, "max_new_tokens": 7},
+        ),
+    ],
+)
+def test_what_neither_call_nor_config_sets_has_one_default(
+    model, tokenizer, sentences, monkeypatch, config, given, reaches, settings
+):
+    pad, calls = tokenizer.pad_token_id, []
+    tokens = {"decoder_start_token_id": pad, "eos_token_id": 0, "pad_token_id": pad}
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(**tokens, **config))
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **keywords: calls.append(keywords) or generate(**keywords))
+    translate(model, tokenizer, sentences[:2], **given)
+    speed = decoding_speed(model, tokenizer, sentences[:2], repeats=1, **given)
+    assert len(calls) == 3
+    for call in calls:
+        assert {name: call[name] for name in call.keys() - {"input_ids", "attention_mask"}} == reaches
+    assert decoding_settings(model, tokenizer, **given) == settings
+    assert speed["num_beams"] == settings["num_beams"]
 
 
 def test_what_cannot_be_measured_is_refused(model, tokenizer, sentences):

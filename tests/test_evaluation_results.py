@@ -11,7 +11,7 @@ import sacrebleu
 import torch
 from safetensors.torch import save_file
 
-from hf_ats.evaluation import build_results, read_results, weights_size, write_json, write_results
+from hf_ats.evaluation import build_results, fingerprint, read_results, weights_size, write_json, write_results
 
 LEVEL = {
     "parameters": 1_234_567,
@@ -54,6 +54,12 @@ def test_results_say_when_how_and_with_what(monkeypatch):
     assert results["versions"]["torch"] == torch.__version__
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(results["created"])
     assert datetime.timedelta(0) <= age < datetime.timedelta(minutes=1)
+
+
+def test_a_fingerprint_tells_texts_and_their_places_apart():
+    texts = (["a", "b"], ["c"]), (["a", "b"], ["d"]), (["a"], ["b", "c"]), (["ab"], ["c"]), (["b", "a"], ["c"])
+    assert len({fingerprint(*columns) for columns in texts}) == 5
+    assert fingerprint(["a", "b"], ["c"]) == fingerprint(("a", "b"), ("c",))
 
 
 def test_values_that_json_lacks(tmp_path):
