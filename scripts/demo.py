@@ -23,7 +23,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: everythin
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TRAINING_ARGUMENTS = """
-    --architecture tiny --vocab_size 500 --source_lang de --target_lang en
+    --architecture tiny --source_lang de --target_lang en
     --ratios 0.125 --schedule alternating
     --max_steps 1200 --max_tokens 2048 --learning_rate 3e-3 --lr_scheduler_type linear --warmup_steps 120
     --adam_beta2 0.98 --label_smoothing_factor 0.1 --logging_steps 100

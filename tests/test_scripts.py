@@ -1,6 +1,5 @@
 """The commands, run as a user runs them: a small corpus, a few steps, everything on disk afterwards."""
 
-import importlib.util
 import io
 import json
 import os
@@ -21,6 +20,8 @@ from hf_ats import ATSSeq2SeqTrainer, PartitionConfig, export_adapter, export_fu
 from hf_ats.checkpoint import ExportReport, load_network
 from hf_ats.data import default_corpus
 from hf_ats.evaluation import translate
+from hf_ats.run import ModelArguments, parse_flags, prepare
+from hf_ats.run.networks import from_pretrained
 from tests.distributed import launch
 from tests.models import tiny_model
 
@@ -344,15 +345,11 @@ def test_a_long_test_sentence_is_found_before_training(bart, corpus, long_corpus
 
 
 def test_a_pretrained_models_dropout_and_layerdrop_go_by_their_own_names(bart, tmp_path, caplog):
-    spec = importlib.util.spec_from_file_location("train_translation", SCRIPTS / "train_translation.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
     def load(family, processes, dropout=None, **overrides):
         tiny_model(family, **overrides).save_pretrained(tmp_path / family)
         shutil.copytree(bart, tmp_path / family, dirs_exist_ok=True, ignore=lambda _, names: set(names) - TOKENIZER)
-        arguments = script.ModelArguments(model_name_or_path=str(tmp_path / family), dropout=dropout)
-        return script.from_pretrained(arguments, SimpleNamespace(world_size=processes))[1]
+        arguments = ModelArguments(model_name_or_path=str(tmp_path / family), dropout=dropout)
+        return from_pretrained(arguments, SimpleNamespace(world_size=processes))[1]
 
     assert load("t5", 1, 0.3).encoder.block[0].layer[1].dropout.p == 0.3
     layerdrop = {"encoder_layerdrop": 0.25, "decoder_layerdrop": 0.5}
@@ -417,6 +414,21 @@ def test_the_python_of_the_readme_runs(trained, tmp_path, monkeypatch):
         # Fewer steps than a reader would take.
         exec(compile(block.replace("max_steps=100", "max_steps=2, use_cpu=True"), "README.md", "exec"), {})
     assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full"}
+
+
+def test_the_generated_corpus_needs_no_flags(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_translation.py", "--output_dir", str(tmp_path), "--use_cpu"])
+    run = prepare(*parse_flags("a run"))
+    assert run.tokenizer.vocab_size == 500 and list(run.directories) == ["core", "full"]
+    assert len(run.trainer.train_dataset) == len(default_corpus()["train"])
+
+
+def test_a_checkpoint_of_another_partition_is_refused_before_training(trained, corpus, tmp_path, monkeypatch):
+    more = f"--max_steps 8 --resume_from_checkpoint {trained[0] / 'checkpoint-6'}"
+    arguments = [word.replace("0.25", "0.5") for word in training_arguments(corpus, tmp_path, more)]
+    monkeypatch.setattr(sys, "argv", ["train_translation.py", *arguments])
+    with pytest.raises(SystemExit, match=r"checkpoint-6 holds .*ratios=\[0.25\].*but the model to resume is .*0.5"):
+        runpy.run_path(str(SCRIPTS / "train_translation.py"), run_name="__main__")
 
 
 def test_a_corpus_without_a_part_to_score_is_refused_before_training(corpus, tmp_path, monkeypatch):

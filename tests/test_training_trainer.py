@@ -371,6 +371,16 @@ def test_evaluation_and_training_leave_the_level_that_was_live(tmp_path):
     assert get_level(model) == 0
 
 
+def test_scoring_translations_leaves_the_generation_config_alone(tmp_path):
+    model = partitioned()
+    before = model.generation_config.to_dict()
+    trainer = make_trainer(
+        model, tmp_path, eval_dataset=sentences(4), predict_with_generate=True, compute_metrics=lambda prediction: {}
+    )
+    trainer.evaluate()
+    assert model.generation_config.to_dict() == before
+
+
 def test_predictions_survive_metrics_by_batch(tmp_path):
     trainer = make_trainer(
         partitioned(),

@@ -3,6 +3,7 @@
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients
+from .refusals import refuse_another_partition
 from .schedules import SCHEDULES, levels_at_step, trained_levels
 from .trainer import ATSSeq2SeqTrainer, ATSTrainer
 
@@ -15,5 +16,6 @@ __all__ = [
     "all_reduce_gradients",
     "label_smoothed_cross_entropy",
     "levels_at_step",
+    "refuse_another_partition",
     "trained_levels",
 ]

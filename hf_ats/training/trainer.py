@@ -1,6 +1,7 @@
 """The trainers: Transformers' own loop, with the level of each step chosen by a schedule (Algorithm 2)."""
 
 import contextlib
+import copy
 import re
 from collections import defaultdict
 from functools import partial
@@ -214,9 +215,15 @@ class _AlternatingTrainerMixin:
         loss = sums[:, 0].sum() / sums[:, 1].sum()
         if prediction_loss_only:
             return loss, None, None
-        _, predictions, labels = super().prediction_step(
-            model, inputs, prediction_loss_only, ignore_keys, **generate_kwargs
-        )
+        # Seq2SeqTrainer writes generate's defaults, 1 beam and 20 tokens, into the model's own generation config,
+        # which every checkpoint and export would then carry.
+        kept = copy.deepcopy(self.model.generation_config)
+        try:
+            _, predictions, labels = super().prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys, **generate_kwargs
+            )
+        finally:
+            self.model.generation_config = kept
         return loss, predictions, labels
 
     @torch.no_grad()

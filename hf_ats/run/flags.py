@@ -1,0 +1,156 @@
+"""The flags of a run: which model, on what data, with which cores, trained how."""
+
+import argparse
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from ..architectures import ARCHITECTURES
+from ..training import ATSSeq2SeqTrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train."""
+
+    _argument_group_name = "the model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A pretrained sequence-to-sequence model: a directory or an id of the Hub."}
+    )
+    architecture: str | None = field(
+        default=None,
+        metadata={
+            "help": "A Marian model from scratch instead, with a tokenizer of its own: tiny, or the sizes of the "
+            "paper's Table 4 (default: tiny).",
+            "choices": list(ARCHITECTURES),
+        },
+    )
+    layers: int | None = field(default=None, metadata={"help": "Replaces the architecture's layers, in each half."})
+    width: int | None = field(default=None, metadata={"help": "Replaces the architecture's width."})
+    feed_forward: int | None = field(
+        default=None, metadata={"help": "Replaces the architecture's feed-forward width."}
+    )
+    heads: int | None = field(default=None, metadata={"help": "Replaces the architecture's attention heads."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout (default: the model's own)."})
+    vocab_size: int | None = field(
+        default=None,
+        metadata={"help": "Pieces of a tokenizer from scratch (default: 8000; 500 for the generated corpus)."},
+    )
+    separate_vocabularies: bool = field(
+        default=False, metadata={"help": "A vocabulary for each language (default: one for both)."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager or sdpa, as in from_pretrained (default: the library's choice)."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """On what."""
+
+    _argument_group_name = "the data"
+
+    source_lang: str = field(default="de", metadata={"help": "Language of the source: a key of the data, a suffix."})
+    target_lang: str = field(default="en", metadata={"help": "Language of the target."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "A data set with a column `translation`: an id of the Hub or a directory."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, such as de-en."})
+    train_prefix: str | None = field(
+        default=None,
+        metadata={"help": "Text files instead: PREFIX.de and PREFIX.en, the same with .gz, or one .jsonl file."},
+    )
+    validation_prefix: str | None = field(default=None, metadata={"help": "The same for validation during training."})
+    test_prefix: str | None = field(default=None, metadata={"help": "The same for the scores at the end."})
+    skip_bad_lines: bool = field(default=False, metadata={"help": "Leave out bad pairs and count them."})
+    long_sentences: str = field(
+        default="error",
+        metadata={
+            "help": "Sentences over the limits: 'error' stops before training; 'skip' leaves the pair out of training "
+            "and validation; 'truncate' cuts it. Of the test part no sentence is left out, so that scores are over "
+            "the whole set: both 'skip' and 'truncate' cut what is more than the model has positions for.",
+            "choices": ["error", "skip", "truncate"],
+        },
+    )
+    max_source_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a source in training and validation (default: the tokenizer's limit or the "
+            "model's positions, whichever is less)."
+        },
+    )
+    max_target_length: int | None = field(default=None, metadata={"help": "Most tokens of a target, likewise."})
+    source_prefix: str = field(default="", metadata={"help": "Text before every source, which T5 needs."})
+    tokenizer_source_lang: str | None = field(
+        default=None, metadata={"help": "Code of the source language in a multilingual tokenizer, such as deu_Latn."}
+    )
+    tokenizer_target_lang: str | None = field(default=None, metadata={"help": "The same for the target language."})
+    speed_sentences: int = field(
+        default=200, metadata={"help": "Test sentences to measure the decoding speed on; 0 leaves it out."}
+    )
+
+
+@dataclass
+class PartitionArguments:
+    """What its cores are."""
+
+    _argument_group_name = "the partition"
+
+    method: str = field(
+        default="rank",
+        metadata={
+            "help": "How layers are partitioned; 'none' leaves the model as it is, for standard training with "
+            "--schedule full.",
+            "choices": ["rank", "none"],
+        },
+    )
+    ratios: list[float] = field(
+        default_factory=lambda: [0.03125], metadata={"help": "Rank ratios of the cores, increasing, each in (0, 1)."}
+    )
+    target_modules: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Layers to partition: suffixes of their names, or one regular expression (default: a preset)."
+        },
+    )
+    exclude_modules: list[str] | None = field(default=None, metadata={"help": "Layers to leave alone, likewise."})
+    init: str = field(default="svd", metadata={"help": "Start of the factors.", "choices": ["svd", "random"]})
+
+
+class Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines above as they are, and names the default of every flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, argparse.SUPPRESS) else super()._get_help_string(action)
+
+
+def parse_flags(description: str):
+    """The four groups of flags of the command line, as dataclasses.
+
+    Args:
+        description: what `--help` shows above them.
+
+    Returns:
+        `(ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments)`. A contradiction among the
+        flags ends the program with a sentence.
+    """
+    groups = (ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments)
+    usage = "%(prog)s --output_dir DIR [--flag value ...]"
+    parser = HfArgumentParser(groups, usage=usage, description=description, formatter_class=Manual)
+    model_args, data_args, partition_args, args = parser.parse_args_into_dataclasses()
+    if model_args.model_name_or_path is not None and model_args.architecture is not None:
+        parser.error(
+            f"--model_name_or_path {model_args.model_name_or_path} and --architecture {model_args.architecture} are "
+            "two models; give one of them."
+        )
+    if model_args.model_name_or_path is not None:
+        for name in ("layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"):
+            if getattr(model_args, name):
+                parser.error(
+                    f"--{name} {getattr(model_args, name)} shapes a model from scratch, and --model_name_or_path "
+                    f"{model_args.model_name_or_path} has its own; leave one of them out."
+                )
+    else:
+        model_args.architecture = model_args.architecture or "tiny"
+    return model_args, data_args, partition_args, args

@@ -1,0 +1,77 @@
+"""The model and the tokenizer that a run starts from."""
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from ..architectures import build_model
+from ..data import train_tokenizer
+from ..training import ATSSeq2SeqTrainingArguments
+from .flags import DataArguments, ModelArguments
+
+logger = logging.getLogger(__name__)
+
+# The generated corpus has few words, and cannot fill more.
+_PIECES, _PIECES_OF_EMBEDDED_CORPUS = 8000, 500
+
+
+def from_scratch(
+    model_args: ModelArguments, data_args: DataArguments, pairs: list[dict], args: ATSSeq2SeqTrainingArguments
+):
+    """`(tokenizer, model)` of an architecture; the tokenizer is learned from the training pairs."""
+    tokenizer_dir = Path(args.output_dir) / "tokenizer"
+    embedded = data_args.dataset_name is None and data_args.train_prefix is None
+    usual = _PIECES_OF_EMBEDDED_CORPUS if embedded else _PIECES
+    if args.local_process_index == 0:
+        texts = [[pair[lang] for pair in pairs] for lang in (data_args.source_lang, data_args.target_lang)]
+        train_tokenizer(
+            *texts,
+            tokenizer_dir,
+            vocab_size=model_args.vocab_size or usual,
+            joint=not model_args.separate_vocabularies,
+            source_lang=data_args.source_lang,
+            target_lang=data_args.target_lang,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    model = build_model(
+        model_args.architecture,
+        tokenizer,
+        seed=args.seed,
+        layers=model_args.layers,
+        width=model_args.width,
+        feed_forward=model_args.feed_forward,
+        heads=model_args.heads,
+        dropout=model_args.dropout,
+    )
+    if model_args.attn_implementation is not None:
+        model.set_attn_implementation(model_args.attn_implementation)
+    return tokenizer, model
+
+
+def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArguments):
+    """`(tokenizer, model)` of a checkpoint, in float32 whatever it is stored in: mixed precision is --bf16."""
+    name = model_args.model_name_or_path
+    config = AutoConfig.from_pretrained(name)
+    if model_args.dropout is not None:
+        # T5 calls it dropout_rate.
+        dropout = next((known for known in ("dropout", "dropout_rate") if hasattr(config, known)), None)
+        if dropout is None:
+            raise ValueError(
+                f"--dropout {model_args.dropout}, but {name} has a {type(config).__name__}, and that has no dropout; "
+                "leave the flag out."
+            )
+        setattr(config, dropout, model_args.dropout)
+    for layerdrop in ("encoder_layerdrop", "decoder_layerdrop"):
+        if args.world_size > 1 and getattr(config, layerdrop, 0):
+            logger.info(
+                "%s is 0 instead of %g: processes would drop layers of their own",
+                layerdrop,
+                getattr(config, layerdrop),
+            )
+            setattr(config, layerdrop, 0.0)
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        name, config=config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
+    )
+    return AutoTokenizer.from_pretrained(name), model
