@@ -1,7 +1,6 @@
 """A tokenizer from scratch: what the model and CTranslate2 rely on, and that it is the same wherever it is loaded."""
 
 import json
-import os
 import pickle
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers import AutoTokenizer, MarianTokenizer
 
 from hf_ats.data import train_tokenizer
 from hf_ats.data.embedded_corpus import default_pairs
+from tests.checkpoints import TRANSFORMERS_4
 
 VOCAB_SIZE = 200
 PROBE = ["Das Öl kostet 1,05 €.", "Auf dem Bild sind 29 Äpfel, Straßen und Bäume.", "Unbekannt: 漢字"]
@@ -87,9 +87,8 @@ def test_the_directory_holds_what_is_needed_and_reloads_alike(tokenizer, tmp_pat
 
 
 def test_transformers_4_gives_the_same_ids(tokenizer, tmp_path):
-    environment = os.environ.get("HF_ATS_TRANSFORMERS_4")
-    if not environment:
-        pytest.skip("HF_ATS_TRANSFORMERS_4 names no environment with transformers 4")
+    if not TRANSFORMERS_4.exists():
+        pytest.skip(f"{TRANSFORMERS_4} is not there; `make venv-transformers-4` makes it")
     tokenizer.save_pretrained(tmp_path)
     program = (
         "import json, sys, transformers; tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1]); "
@@ -97,9 +96,8 @@ def test_transformers_4_gives_the_same_ids(tokenizer, tmp_path):
         "print(json.dumps([transformers.__version__[0], batch.input_ids, batch.labels, tokenizer.pad_token_id, "
         "tokenizer.batch_decode(batch.labels, skip_special_tokens=True)]))"
     )
-    python = Path(environment) / "bin" / "python"
     run = subprocess.run(
-        [python, "-W", "error::UserWarning", "-c", program, tmp_path, json.dumps(PROBE)],
+        [TRANSFORMERS_4, "-W", "error::UserWarning", "-c", program, tmp_path, json.dumps(PROBE)],
         capture_output=True,
         text=True,
     )

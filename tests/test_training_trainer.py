@@ -289,6 +289,15 @@ def test_loss_gradient_norm_and_learning_rate_are_logged_by_level(tmp_path):
     assert logs[0]["loss_core"] != pytest.approx(logs[0]["loss_full"], rel=1e-3)
 
 
+def test_the_logged_loss_of_a_step_over_several_levels_is_their_mean(tmp_path):
+    fields = dict(schedule="slimmable", logging_strategy="steps", logging_steps=2, max_steps=2)
+    trainer = make_trainer(partitioned(), tmp_path, **fields)
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert entry["loss"] == pytest.approx((entry["loss_core"] + entry["loss_full"]) / 2, rel=1e-5)
+    assert "grad_norm_core" not in entry and entry["grad_norm"] > 0
+
+
 def test_a_second_run_logs_its_own_steps_only(tmp_path):
     trainer = make_trainer(partitioned(), tmp_path, max_steps=3)
     trainer.train()  # logs nothing by level
