@@ -123,6 +123,17 @@ def test_half_precision_parameters_keep_the_full_layer():
     torch.testing.assert_close(layer.merged_weight(), linear.weight, rtol=2**-7, atol=2**-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters_are_summed_in_float32(dtype):
+    layer = PartitionedRankLinear(INPUTS, OUTPUTS, (6,), dtype=dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter, dtype=torch.float32))
+    exact = layer.weight.float() + layer.V[0].float() @ layer.U[0].float()
+    assert torch.equal(layer.merged_weight(), exact.to(dtype))
+    assert torch.equal(layer.merged_weight(0), (layer.V[0].float() @ layer.U[0].float()).to(dtype))
+
+
 def test_a_compiled_layer_follows_its_level():
     _, layer = make_layer()
     compiled = torch.compile(layer, backend="aot_eager")

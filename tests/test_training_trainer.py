@@ -538,6 +538,11 @@ def test_what_no_checkpoint_holds_is_frozen(tmp_path):
     assert model.model.shared.weight.requires_grad
 
 
+def test_ddp_does_not_search_for_unused_parameters_unless_asked(tmp_path):
+    assert arguments(tmp_path).ddp_find_unused_parameters is False
+    assert arguments(tmp_path, ddp_find_unused_parameters=True).ddp_find_unused_parameters is True
+
+
 def test_a_report_can_name_the_arguments_that_were_set(tmp_path):
     changed = arguments(tmp_path, max_tokens=99, schedule="core").changed_fields()
     assert changed["max_tokens"] == 99 and changed["schedule"] == "core" and changed["max_steps"] == STEPS
