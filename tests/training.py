@@ -2,10 +2,12 @@
 
 import torch
 from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
 
 from hf_ats.data import TranslationCollator
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainingArguments
+from tests.laws import snapshot
 from tests.models import VOCABULARY, tiny_model
 
 
@@ -86,3 +88,33 @@ def make_trainer(model, output_dir, trainer_class=SequentialTrainer, dataset=Non
         data_collator=collator(model),
         **keywords,
     )
+
+
+def plain_arguments(output_dir, **fields):
+    quiet = dict(use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False)
+    return ATSTrainingArguments(str(output_dir), **(quiet | fields))
+
+
+class Watch(TrainerCallback):
+    """Copies of the weights and of the optimizer's state before each step, and after the last."""
+
+    def __init__(self):
+        self.weights, self.states = [], []
+
+    def _look(self, model, optimizer):
+        self.weights.append(snapshot(model))
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self.states.append(
+            {
+                f"{names[parameter]}/{key}": torch.as_tensor(value).clone()
+                for parameter, state in optimizer.state.items()
+                for key, value in state.items()
+                if value is not None  # SGD without momentum keeps an empty place
+            }
+        )
+
+    def on_step_begin(self, args, state, control, model, optimizer, **kwargs):
+        self._look(model, optimizer)
+
+    def on_train_end(self, args, state, control, model, optimizer, **kwargs):
+        self._look(model, optimizer)

@@ -1,0 +1,89 @@
+"""Law 10: what would break a law in silence is refused."""
+
+import pytest
+import torch
+
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
+from tests.models import tiny_model
+from tests.training import arguments, make_trainer, partitioned, sentences
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(schedule="both"), "schedule='both' is not known; write one of alternating, core, full, slimmable"),
+        (dict(alternate_lr_coef=0.0), "alternate_lr_coef=0.0 must be positive"),
+        (dict(alternate_lr_coef=float("nan")), "alternate_lr_coef=nan must be positive"),
+        (dict(max_tokens=0), "max_tokens=0 must be positive"),
+        (dict(average_tokens_across_devices=False), "leave it at True"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(metric_for_best_model="bleu"), "metric_for_best_model='bleu' names no level.*'core_bleu', 'full_bleu'"),
+        (dict(metric_for_best_model="core_loss", schedule="full"), "names no level that this schedule trains.*'full_"),
+        (
+            dict(metric_for_best_model="loss", eval_dataset={"a": []}),
+            r"no evaluation set and level.*'a_core_loss', 'a_f",
+        ),
+        (dict(metric_for_best_model="full_loss", eval_dataset={"a": []}), "no evaluation set and level"),
+        (dict(optim="lomo"), "optim='lomo' updates during the backward pass"),
+        (dict(optim="galore_adamw_layerwise"), "optim='galore_adamw_layerwise' updates during the backward pass"),
+    ],
+)
+def test_what_would_break_silently_is_refused_at_construction(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(partitioned(), tmp_path, **fields)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ATSSeq2SeqTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"2 GPUs are visible to one process.*torchrun --nproc_per_node 2"):
+        make_trainer(partitioned(), tmp_path)
+
+
+def test_a_stream_has_no_batches_by_tokens(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from sentences()
+
+    trainer = make_trainer(partitioned(), tmp_path, dataset=Stream(), max_tokens=64)
+    with pytest.raises(
+        ValueError, match=r"max_tokens=64 needs the length of every sentence, and a Stream is a stream"
+    ):
+        trainer.train()
+
+
+def test_an_unpartitioned_model_is_refused_for_a_schedule_with_cores(tmp_path):
+    with pytest.raises(ValueError, match=r"schedule='alternating' needs a partitioned model.*schedule='full'"):
+        make_trainer(tiny_model("marian"), tmp_path)
+
+
+def test_stock_arguments_are_refused(tmp_path):
+    from transformers import Seq2SeqTrainingArguments
+
+    with pytest.raises(TypeError, match="Seq2SeqTrainingArguments, which has no schedule; write ATSSeq2Seq"):
+        ATSSeq2SeqTrainer(partitioned(), Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("is_deepspeed_enabled", "DeepSpeed takes a missing gradient for zero"),
+        ("is_fsdp_enabled", "FSDP is not supported yet"),
+        ("is_model_parallel", "spread over several devices"),
+    ],
+)
+def test_launchers_that_break_a_law_are_refused(attribute, message, tmp_path):
+    from hf_ats.training.refusals import refuse_unkept_laws
+
+    trainer = make_trainer(partitioned(), tmp_path)
+    setattr(trainer, attribute, True)
+    with pytest.raises(ValueError, match=message):
+        refuse_unkept_laws(trainer, ["core", "full"])
