@@ -251,6 +251,14 @@ def test_a_model_that_cannot_be_counted_trains_with_the_estimate(tmp_path, monke
 # ---- Batches by token budget ----
 
 
+def test_a_second_run_follows_its_own_sampler_alone(tmp_path):
+    trainer = make_trainer(partitioned(), tmp_path, max_tokens=64, max_steps=1)
+    trainer.train()
+    trainer.train()
+    samplers = [callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "_sampler")]
+    assert len(samplers) == 1
+
+
 def test_batches_by_tokens_keep_the_budget_and_take_each_sentence_once_an_epoch(tmp_path):
     seen = []
 

@@ -385,6 +385,7 @@ class ATSSeq2SeqTrainer(_AlternatingTrainerMixin, Seq2SeqTrainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
             pad_to_multiple_of=getattr(self.data_collator, "pad_to_multiple_of", None),
         )
+        self.remove_callback(_EpochOfSampler)  # that of an earlier run's sampler
         self.add_callback(_EpochOfSampler(sampler))
         loader = DataLoader(
             self.train_dataset,
