@@ -32,10 +32,10 @@ def label_smoothed_cross_entropy(
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """`F.cross_entropy(..., reduction="sum")`, which keeps the logits and their normaliser alone for the backward pass.
+    """`F.cross_entropy(..., reduction="sum")` that makes no tensor of the size of the logits but their gradient.
 
-    PyTorch makes several tensors of the size of the logits on the way, most of them for label smoothing, and the
-    vocabulary is where a small model spends its memory and, on a CPU, much of its time. This one makes the gradient.
+    PyTorch makes several on the way, most of them for label smoothing, and the vocabulary is where a small model
+    spends its memory and, on a CPU, much of its time.
     """
 
     @staticmethod
