@@ -24,24 +24,10 @@ from hf_ats.run import ModelArguments, parse_flags, prepare
 from hf_ats.run.networks import from_pretrained
 from tests.distributed import launch
 from tests.models import tiny_model
+from tests.scripts import SCRIPTS, run, run_here
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 SIZES = "--architecture tiny --layers 1 --width 32 --feed_forward 64 --vocab_size 300 --generation_max_length 24"
 TRAINING = "--max_tokens 512 --learning_rate 1e-3 --use_cpu --report_to none --disable_tqdm true --speed_sentences 4"
-
-
-def run(script: str, *arguments, stdin: str | None = None) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPTS.parent)}
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, input=stdin, capture_output=True, encoding="utf-8", timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
-
-
-def run_here(script: str, *arguments, monkeypatch) -> None:
-    """In this process, which has loaded everything already."""
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
 
 
 @pytest.fixture(scope="module")

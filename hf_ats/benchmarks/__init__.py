@@ -1,13 +1,18 @@
 """What training and running cost on the clock, measured beside the stock models of Transformers."""
 
+from .memory import peak_memory
 from .record import build_record, describe_machine, read_record, write_record
+from .report import render_profiles, render_ratios
 from .timing import ratio, spread, synchronize, time_in_turns
 
 __all__ = [
     "build_record",
     "describe_machine",
+    "peak_memory",
     "ratio",
     "read_record",
+    "render_profiles",
+    "render_ratios",
     "spread",
     "synchronize",
     "time_in_turns",
