@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from hf_ats.benchmarks import write_record
-from hf_ats.benchmarks.training import TrainingBenchmark, render_training, run_training_benchmark
+from hf_ats.benchmarks import render_record, write_record
+from hf_ats.benchmarks.training import TrainingBenchmark, run_training_benchmark
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         record = run_training_benchmark(settings)
     except ValueError as error:
         sys.exit(f"benchmark_training.py: {error}")
-    print(render_training(record))
+    print(render_record(record))
     if others.output:
         write_record(others.output, record)
         print(f"\nwritten to {others.output}", file=sys.stderr)

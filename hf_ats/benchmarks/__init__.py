@@ -2,7 +2,7 @@
 
 from .memory import peak_memory
 from .record import build_record, describe_machine, read_record, write_record
-from .report import render_profiles, render_ratios
+from .report import render_circumstances, render_ratios, render_record
 from .timing import ratio, spread, synchronize, time_in_turns
 
 __all__ = [
@@ -11,8 +11,9 @@ __all__ = [
     "peak_memory",
     "ratio",
     "read_record",
-    "render_profiles",
+    "render_circumstances",
     "render_ratios",
+    "render_record",
     "spread",
     "synchronize",
     "time_in_turns",

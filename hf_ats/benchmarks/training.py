@@ -9,13 +9,11 @@ from transformers import MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
 from ..architectures import ARCHITECTURES, build_model
-from ..evaluation.tables import align
 from ..partition import FlopsLedger, PartitionConfig, at_level, partition_
 from ..training import label_smoothed_cross_entropy, levels_at_step
 from .memory import peak_memory
 from .profiles import profile_shares
 from .record import build_record
-from .report import render_profiles, render_ratios
 from .timing import ratio, spread, time_in_turns
 
 STOCK = "stock step"
@@ -263,22 +261,3 @@ class _Vocabulary:
     @property
     def pad_token_id(self) -> int:
         return self.vocab_size - 1
-
-
-def render_training(record: dict, markup: str = "text") -> str:
-    """The tables of a record: the steps, and their ratios."""
-    rows = []
-    for name, figures in record["measurements"].items():
-        seconds = figures["seconds"]
-        rows.append(
-            [
-                name,
-                f"{seconds['median']:.3f}",
-                f"{seconds['low']:.3f} to {seconds['high']:.3f}",
-                f"{figures['tokens_per_second']:,.0f}",
-                f"{figures['flops'] * 1e-12:.3f}",
-                f"{figures['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in figures else "-",
-            ]
-        )
-    header = ["step", "seconds", "quartiles", "tokens/s", "FLOPs (T)", "peak memory (MB)"]
-    return "\n\n".join([align(header, rows, markup), render_ratios(record, markup), *render_profiles(record, markup)])
