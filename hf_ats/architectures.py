@@ -133,12 +133,12 @@ def keep_pad_row_zero_(model: MarianMTModel) -> MarianMTModel:
     if weight is not model.get_decoder().embed_tokens.weight:
         return model
 
-    def drop_pad_row(gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.clone()
-        gradient[pad] = 0
-        return gradient
+    def drop_pad_row(parameter: nn.Parameter) -> None:
+        parameter.grad[pad] = 0
 
-    weight.register_hook(drop_pad_row)
+    # Runs before DistributedDataParallel's own hook, so that the row is zero in what is sent too; a hook on the
+    # tensor would have to copy the whole gradient.
+    weight.register_post_accumulate_grad_hook(drop_pad_row)
     return model
 
 

@@ -39,8 +39,9 @@ def main() -> None:
     trainer = run.trainer
     outcome = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_state()
+    model = trainer.whole_model()  # for every process: under FSDP they gather it together
     if trainer.is_world_process_zero():
-        report(run, seconds=outcome.metrics["train_runtime"])
+        report(run, model, seconds=outcome.metrics["train_runtime"])
 
 
 if __name__ == "__main__":

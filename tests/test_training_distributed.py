@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from hf_ats.partition import parameters_at_level
-from tests.distributed import launch
-from tests.laws import assert_close_named
+from tests.distributed import assert_same_state, launch, train_on_one_process
 from tests.models import tiny_model
 from tests.training import make_trainer, partitioned, sentences
 
@@ -18,19 +17,6 @@ def two_processes(tmp_path_factory) -> Path:
     tiny_model("marian").save_pretrained(out / "stock")
     launch("-m", "tests.distributed.worker", str(out))
     return out
-
-
-def one_process(tmp_path, ratios=(0.25,), **fields):
-    model = partitioned(ratios=ratios).double()
-    defaults = dict(per_device_train_batch_size=4, weight_decay=0.1, label_smoothing_factor=0.1)
-    make_trainer(model, tmp_path, **(defaults | fields)).train()
-    return model.state_dict()
-
-
-def assert_same(first, second, **tolerance):
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert_close_named(name, second[name], tensor, **tolerance)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +34,13 @@ def assert_same(first, second, **tolerance):
 )
 def test_two_processes_train_what_one_does(name, fields, two_processes, tmp_path):
     # Double precision: what is left is the order of the sums, which AdamW's division can enlarge.
-    assert_same(torch.load(two_processes / f"{name}.pt"), one_process(tmp_path, **fields), rtol=1e-6, atol=1e-9)
+    assert_same_state(
+        torch.load(two_processes / f"{name}.pt"), train_on_one_process(tmp_path, **fields), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_reducing_the_core_alone_gives_bitwise_what_the_search_for_unused_parameters_gives(two_processes):
-    assert_same(
+    assert_same_state(
         torch.load(two_processes / "alternating.pt"), torch.load(two_processes / "find_unused.pt"), rtol=0, atol=0
     )
 
@@ -63,7 +51,7 @@ def test_reducing_the_core_alone_gives_bitwise_what_the_search_for_unused_parame
 def test_a_resume_in_the_middle_of_an_epoch_is_exact(stop, two_processes):
     steps = len(torch.load(two_processes / "rank0.pt")["reduced"])  # of an epoch of the same batches
     assert stop // steps == (stop > 2) and stop % steps
-    assert_same(
+    assert_same_state(
         torch.load(two_processes / "whole.pt"), torch.load(two_processes / f"resumed{stop}.pt"), rtol=0, atol=0
     )
 

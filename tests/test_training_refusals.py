@@ -76,7 +76,6 @@ def test_stock_arguments_are_refused(tmp_path):
     ("attribute", "message"),
     [
         ("is_deepspeed_enabled", "DeepSpeed takes a missing gradient for zero"),
-        ("is_fsdp_enabled", "FSDP is not supported yet"),
         ("is_model_parallel", "spread over several devices"),
     ],
 )
@@ -85,5 +84,32 @@ def test_launchers_that_break_a_law_are_refused(attribute, message, tmp_path):
 
     trainer = make_trainer(partitioned(), tmp_path)
     setattr(trainer, attribute, True)
+    with pytest.raises(ValueError, match=message):
+        refuse_unkept_laws(trainer, ["core", "full"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(fsdp_version=1), r"FSDP version 1 flattens parameters.*use version 2 \(fsdp_config=\{'version': 2\}"),
+        (dict(cpu_ram_efficient_loading=True), "cpu_ram_efficient_loading=True leaves the weights empty.*write False"),
+        (dict(auto_wrap_policy="size_based_wrap", min_num_params=100), "write 'TRANSFORMER_BASED_WRAP'"),
+        (dict(activation_checkpointing=True), "write gradient_checkpointing=True in the training arguments"),
+        (dict(ignored_modules="lm_head"), "ignored_modules='lm_head' are not reduced.*requires_grad_"),
+    ],
+)
+def test_sharding_that_breaks_a_law_is_refused(options, message, tmp_path, monkeypatch):
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    from hf_ats.training.refusals import refuse_unkept_laws
+
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "False")  # which the plugin overwrites
+    trainer = make_trainer(partitioned(), tmp_path)
+    trainer.is_fsdp_enabled = True
+    sharding = {"fsdp_version": 2, "auto_wrap_policy": "transformer_based_wrap"}
+    monkeypatch.setattr(trainer.accelerator.state, "fsdp_plugin", FullyShardedDataParallelPlugin(**sharding), False)
+    refuse_unkept_laws(trainer, ["core", "full"])
+    plugin = FullyShardedDataParallelPlugin(**(sharding | options))
+    monkeypatch.setattr(trainer.accelerator.state, "fsdp_plugin", plugin)
     with pytest.raises(ValueError, match=message):
         refuse_unkept_laws(trainer, ["core", "full"])

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..checkpoint import export_core, export_full, export_stock
 from ..evaluation import (
@@ -22,9 +22,15 @@ from .preparation import Run
 logger = logging.getLogger(__name__)
 
 
-def report(run: Run, seconds: float) -> None:
-    """Export what was trained, then translate, score and time it from there."""
-    trainer, args, model = run.trainer, run.trainer.args, run.trainer.model
+def report(run: Run, model: PreTrainedModel, seconds: float) -> None:
+    """Export what was trained, then translate, score and time it from there; for the main process.
+
+    Args:
+        run: what was prepared.
+        model: what `trainer.whole_model()` gave.
+        seconds: of the training.
+    """
+    trainer, args = run.trainer, run.trainer.args
     output_dir = Path(args.output_dir)
     for name, directory in run.directories.items():
         logger.info("Exporting %s", directory)

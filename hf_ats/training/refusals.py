@@ -1,12 +1,14 @@
 """What the trainer refuses, because a law would break in silence (law 10)."""
 
 import json
+import os
 from pathlib import Path
 
 from torch import nn
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, strtobool
 
 from ..partition import is_partitioned, partition_config, stock_config_dict
+from .sharding import is_sharded
 
 _STEPS_IN_BACKWARD = ("lomo", "adalomo")
 
@@ -27,12 +29,7 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
             "DeepSpeed takes a missing gradient for zero, so a core step would move the full network's weights; "
             "launch with torchrun or accelerate's MULTI_GPU, and drop the deepspeed argument."
         )
-    if trainer.is_fsdp_enabled:
-        raise ValueError(
-            "FSDP is not supported yet, and its version 1 cannot be: it flattens parameters, so a core step could not "
-            "leave the full network's weights alone; launch with torchrun or accelerate's MULTI_GPU, and drop the "
-            "fsdp argument."
-        )
+    _refuse_sharding(trainer)
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel would fill in zeros for missing "
@@ -57,6 +54,72 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
         )
     sets = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else None
     _refuse_metric_without_level(args.metric_for_best_model, trained, sets)
+
+
+def _refuse_sharding(trainer) -> None:
+    """FSDP version 1, and those options of version 2 under which a law or the request itself would be lost."""
+    if not trainer.is_fsdp_enabled:
+        asked = trainer.args.fsdp or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if asked and trainer.args.world_size > 1:
+            raise ValueError(
+                "FSDP was asked for, but accelerate shards on GPUs and their like only, and here would replicate the "
+                "model without a word; drop the fsdp argument (or use_fsdp of accelerate's config) on CPUs."
+            )
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            f"FSDP version {plugin.fsdp_version} flattens parameters, so a core step could not leave the full "
+            "network's weights alone; use version 2 (fsdp_config={'version': 2}, or fsdp_version: 2 in accelerate's "
+            "config), or drop the fsdp argument and launch with torchrun."
+        )
+    if plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            "cpu_ram_efficient_loading=True leaves the weights empty on every process but the first, where partition_ "
+            "has to split them on each; write False (fsdp_cpu_ram_efficient_loading: false in accelerate's config)."
+        )
+    policy = getattr(plugin.auto_wrap_policy, "func", plugin.auto_wrap_policy)
+    if getattr(policy, "__name__", None) == "size_based_auto_wrap_policy":
+        raise ValueError(
+            "auto_wrap_policy='SIZE_BASED_WRAP' leaves small W in the unit of their block, so that core steps would "
+            "gather them; write 'TRANSFORMER_BASED_WRAP'."
+        )
+    if plugin.activation_checkpointing:
+        raise ValueError(
+            "accelerate's activation_checkpointing draws another dropout when it computes again, so that gradients "
+            "would be those of another pass; write gradient_checkpointing=True in the training arguments instead."
+        )
+    if plugin.ignored_modules is not None:
+        raise ValueError(
+            f"ignored_modules={plugin.ignored_modules!r} are not reduced, so the processes would drift apart; freeze "
+            "them by requires_grad_(False) instead."
+        )
+
+
+def refuse_unsharded_evaluation(trainer) -> None:
+    """Under FSDP a model can be evaluated once it is sharded, which accelerate does together with its optimizer.
+
+    Raises:
+        ValueError: the trainer evaluates under FSDP before it has trained.
+    """
+    if trainer.is_fsdp_enabled and not is_sharded(trainer.model):
+        raise ValueError(
+            "under FSDP a model is sharded when its training starts, and this one has not; evaluate after train(), "
+            "during it (eval_on_start=True), or in a run without FSDP."
+        )
+
+
+def refuse_second_training(trainer) -> None:
+    """Under FSDP the optimizer of a first training cannot be handed to a second.
+
+    Raises:
+        ValueError: the trainer has trained this model under FSDP before.
+    """
+    if trainer.is_fsdp_enabled and trainer.model is not None and is_sharded(trainer.model):
+        raise ValueError(
+            "under FSDP a trainer trains once, since accelerate cannot shard an optimizer again; make a new trainer "
+            "around load_partitioned(checkpoint), or go on by resume_from_checkpoint in a new process."
+        )
 
 
 def refuse_unpartitioned(model: nn.Module, schedule: str) -> None:

@@ -18,8 +18,15 @@ from ..partition import FlopsLedger, is_partitioned, level_names, parameters_at_
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .loss import label_smoothed_cross_entropy, token_losses
 from .reduction import all_reduce_gradients
-from .refusals import refuse_another_partition, refuse_unkept_laws, refuse_unpartitioned
+from .refusals import (
+    refuse_another_partition,
+    refuse_second_training,
+    refuse_unkept_laws,
+    refuse_unpartitioned,
+    refuse_unsharded_evaluation,
+)
 from .schedules import levels_at_step, trained_levels
+from .sharding import frozen, gathered_copy, is_sharded, prepare_sharding_, whole
 
 logger = logging.get_logger(__name__)
 
@@ -58,6 +65,7 @@ class _AlternatingTrainerMixin:
         self._full = len(self.level_names) - 1
         self._layers = list(partitioned_layers(model).values())
         self._core_parameters = [list(parameters_at_level(model, core).values()) for core in range(self._full)]
+        self._core_sizes = [sum(parameter.numel() for parameter in core) for core in self._core_parameters]
         self._ledger: FlopsLedger | None = None
         self._counts_flops = is_translation_model(model)
         self._has_token_loss = is_translation_model(model) and self.compute_loss_func is None
@@ -84,6 +92,8 @@ class _AlternatingTrainerMixin:
         self._sums.clear()
         self._counts.clear()
         self._last_norm_step = None
+        if self.model_init is None:
+            refuse_second_training(self)
         return super().train(*positional, **keywords)
 
     def levels_at_step(self, step: int) -> tuple[int, ...]:
@@ -94,19 +104,33 @@ class _AlternatingTrainerMixin:
         """`alternate_lr_coef` for a step that trains cores alone, 1 for one that trains the full network."""
         return 1.0 if self._full in self.levels_at_step(step) else self.args.alternate_lr_coef
 
+    def create_optimizer(self, *positional, **keywords):
+        """As the Trainer's; under FSDP the model is made ready before, since the optimizer holds what is sharded."""
+        if self.is_fsdp_enabled:
+            if self._counts_flops:
+                self._flops_ledger()  # it runs the model, which would gather it
+            self._core_parameters = []  # which would keep the whole core in memory
+            if not is_sharded(self.model):
+                self._model_class = type(self.model)
+            prepare_sharding_(self.model, self.accelerator)
+        return super().create_optimizer(*positional, **keywords)
+
     # ---- The algorithm ----
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of one micro-batch at each level of the step; returns the mean of their losses."""
         levels = self.levels_at_step(self.state.global_step)
+        syncs = self.accelerator.sync_gradients
+        # DistributedDataParallel expects a gradient for every parameter, so only the full network goes through its
+        # reduction. FSDP reduces what has a gradient. What earlier levels of the step left in `.grad` is sent along.
+        reduced_in_backward = levels[-1] if self.is_fsdp_enabled else self._full
         losses = []
         for level in levels:
-            # DistributedDataParallel expects a gradient for every parameter, so only the full network goes through
-            # its reduction; what the cores of the same step left in `.grad` is sent along.
-            reduction = contextlib.nullcontext() if level == self._full else self.accelerator.no_sync(model)
-            with self._live(level), reduction:
+            # Under FSDP, leaving this `no_sync` would end that of the Trainer around a micro-batch before the last.
+            unreduced = level != reduced_in_backward and (syncs or not self.is_fsdp_enabled)
+            with self._live(level), self.accelerator.no_sync(model) if unreduced else contextlib.nullcontext():
                 losses.append(super().training_step(model, dict(inputs), num_items_in_batch))
-        if self.args.world_size > 1 and self.accelerator.sync_gradients and levels[-1] != self._full:
+        if self.args.world_size > 1 and syncs and levels[-1] != reduced_in_backward:
             all_reduce_gradients(self._core_parameters[levels[-1]])
         self._record_losses(levels, losses)
         return torch.stack(losses).mean()
@@ -155,7 +179,7 @@ class _AlternatingTrainerMixin:
         # The norm of a sum of several levels' gradients belongs to none of them.
         if grad_norm is not None and step != self._last_norm_step and len(levels) == 1:
             name = f"grad_norm_{self.level_names[levels[0]]}"
-            self._sums[name] += grad_norm
+            self._sums[name] += whole(grad_norm)
             self._counts[name] += 1
         self._last_norm_step = step
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *positional, **keywords)
@@ -187,6 +211,7 @@ class _AlternatingTrainerMixin:
 
         The predictions that it returns are those of the highest level.
         """
+        refuse_unsharded_evaluation(self)
         metrics = {}
         for level in self.trained_levels:
             prefix = f"{metric_key_prefix}_{self.level_names[level]}"
@@ -268,13 +293,37 @@ class _AlternatingTrainerMixin:
             return whole
         tokens = inputs[self.model.main_input_name].numel()
         every = sum(parameter.numel() for parameter in self.model.parameters())
-        return whole - 6 * tokens * (every - sum(parameter.numel() for parameter in self._core_parameters[level]))
+        return whole - 6 * tokens * (every - self._core_sizes[level])
 
     # ---- Checkpoints ----
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """As the Trainer's, also under FSDP with sharded state: every checkpoint holds the whole model (law 9)."""
+        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            state_dict = self.accelerator.get_state_dict(self.model)
+            self._save(output_dir or self.args.output_dir, state_dict=state_dict)
+        super().save_model(output_dir, _internal_call)
+
+    def whole_model(self) -> nn.Module | None:
+        """The model as the exports take it: under FSDP a gathered copy, on the main process alone (None on others).
+
+        Every process must call it.
+        """
+        if not (self.is_fsdp_enabled and is_sharded(self.model)):
+            return self.model
+        return gathered_copy(self.model, self.accelerator, self._model_class)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         refuse_another_partition(resume_from_checkpoint, self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if not (self.is_fsdp_enabled and self._layers):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        # PyTorch then expects a state for all that may have a gradient, and what no step trains has none.
+        trained = parameters_at_level(self.model, self.trained_levels[-1])
+        with frozen(parameter for name, parameter in self.model.named_parameters() if name not in trained):
+            return super()._load_optimizer_and_scheduler(checkpoint)
 
 
 def is_translation_model(model: nn.Module) -> bool:
@@ -339,10 +388,11 @@ class ATSTrainer(_AlternatingTrainerMixin, Trainer):
     both. Other models compute their own loss, as with `Trainer`.
 
     Raises:
-        ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP,
-            nn.DataParallel, a model on several devices, layer dropping on several processes, an unpartitioned model
-            with another schedule than `"full"`, a `metric_for_best_model` that names no trained level; in `train`,
-            for a checkpoint of another partition.
+        ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP
+            version 1 (version 2 is supported) and some options of version 2, nn.DataParallel, a model on several
+            devices, layer dropping on several processes, an unpartitioned model with another schedule than `"full"`,
+            a `metric_for_best_model` that names no trained level; in `train`, for a checkpoint of another partition;
+            under FSDP, in `evaluate` and `predict` before `train`, and in a second `train`.
     """
 
     _arguments_class = ATSTrainingArguments

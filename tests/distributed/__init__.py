@@ -1,10 +1,13 @@
-"""Launches modules on two real processes."""
+"""Launches modules on two real processes, and trains what they train on one."""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.laws import assert_close_named
+from tests.training import make_trainer, partitioned
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -33,3 +36,18 @@ def launch(*arguments: str, processes: int = 2, timeout: float = 240) -> None:
         output, _ = process.communicate()
         raise AssertionError(f"no end within {timeout} s:\n{output[-4000:]}") from None
     assert process.returncode == 0, output[-6000:]
+
+
+def train_on_one_process(output_dir, model=None, ratios=(0.25,), **fields) -> dict:
+    """The weights after the same steps as two processes make with half of the batch each."""
+    model = (partitioned(ratios=ratios) if model is None else model).double()
+    defaults = dict(per_device_train_batch_size=4, weight_decay=0.1, label_smoothing_factor=0.1)
+    make_trainer(model, output_dir, **(defaults | fields)).train()
+    return model.state_dict()
+
+
+def assert_same_state(first: dict, second: dict, **tolerance) -> None:
+    """Two state dictionaries hold the same names and, within the tolerance, numbers."""
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert_close_named(name, second[name], tensor, **tolerance)

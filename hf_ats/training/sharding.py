@@ -1,0 +1,162 @@
+"""Sharded training by FSDP version 2 (`fully_shard`), which accelerate carries out.
+
+accelerate chooses the units that are gathered and reduced together by the names of classes. It is told here to make
+every `W` a unit of its own: a core step never calls `FullRankWeight`, and so neither gathers nor reduces `W` (law 5),
+and what gets no gradient stays out of the reduction of its unit (law 1).
+"""
+
+import contextlib
+import copy
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..partition import (
+    is_partitioned,
+    partition_config,
+    partition_structure_,
+    partitioned_layers,
+    stock_config,
+)
+
+
+def prepare_sharding_(model: nn.Module, accelerator: Accelerator) -> None:
+    """What has to be done before an optimizer is made and `accelerator.prepare` shards the model, in place.
+
+    A model that is sharded already is left as it is.
+
+    Args:
+        model: partitioned or not.
+        accelerator: one with an `fsdp_plugin` of version 2.
+    """
+    if is_sharded(model):
+        return
+    _choose_units(model, accelerator.state.fsdp_plugin)
+    _keep_gradient_hooks_(model)
+    _shard_tied_(model, accelerator)
+
+
+def _choose_units(model: nn.Module, plugin) -> None:
+    """Names the classes of the units: the user's, or else the model's blocks; and always the holder of `W`."""
+    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+    names = list(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
+    if not names:  # Marian names none
+        blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        names = [type(block).__name__ for block in blocks]
+    holders_of_W = [type(layer.residual).__name__ for layer in partitioned_layers(model).values()]
+    plugin.transformer_cls_names_to_wrap = list(dict.fromkeys([*names, *holders_of_W]))
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+
+
+def _shard_tied_(model: nn.Module, accelerator: Accelerator) -> None:
+    """Makes one unit of all modules that share a parameter.
+
+    accelerate would put an embedding and the output projection into one, and leave out the other embedding of an
+    encoder-decoder, which PyTorch refuses. It takes what is sharded as it is.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    holders: dict[nn.Parameter, list[nn.Module]] = defaultdict(list)
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            holders[parameter].append(module)
+    # A dictionary, since a set has no order and every process must take the same one.
+    tied = list(dict.fromkeys(module for modules in holders.values() if len(modules) > 1 for module in modules))
+    if not tied:
+        return
+    plugin, mesh = accelerator.state.fsdp_plugin, accelerator.torch_device_mesh
+    fully_shard(
+        tied,
+        mesh=None if mesh is None else mesh[tuple(accelerator.parallelism_config.fsdp_dim_names)],
+        # Used at both ends of the forward pass, and at once in the backward pass.
+        reshard_after_forward=False,
+        mp_policy=plugin.mixed_precision_policy or MixedPrecisionPolicy(),
+        offload_policy=plugin.cpu_offload,
+    )
+
+
+def _keep_gradient_hooks_(model: nn.Module) -> None:
+    """Carries the hooks on the gradients of parameters over to the parameters that sharding puts in their place.
+
+    `keep_pad_row_zero_` sets one. They see the whole gradient of their process before it is reduced, as under
+    DistributedDataParallel, so they go to the gathered parameter, which its module holds while it runs.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            hooks = _gradient_hooks(parameter)
+            if any(hooks):
+                module.register_forward_pre_hook(functools.partial(_hook_gathered, name=name, hooks=hooks))
+
+
+def _gradient_hooks(parameter: nn.Parameter) -> tuple[list, list]:
+    """The hooks that see the gradient before it goes to `.grad`, and those that see it there."""
+    before, after = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
+    return list((before or {}).values()), list((after or {}).values())
+
+
+def _hook_gathered(module: nn.Module, inputs, *, name: str, hooks: tuple[list, list]) -> None:
+    gathered = getattr(module, name)
+    if any(_gradient_hooks(gathered)):  # one object for every step, and for every module that shares it
+        return
+    for hook in hooks[0]:
+        gathered.register_hook(hook)
+    for hook in hooks[1]:
+        gathered.register_post_accumulate_grad_hook(hook)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `fully_shard` has been applied to the model."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def gathered_copy(model: nn.Module, accelerator: Accelerator, model_class: type) -> PreTrainedModel | None:
+    """A copy of a sharded Transformers model that is not, on the CPU of the main process; None on the others.
+
+    Every process must call it.
+
+    Args:
+        model: what `accelerator.prepare` returned.
+        accelerator: which one.
+        model_class: what the model was before.
+    """
+    state = accelerator.get_state_dict(model)
+    if not accelerator.is_main_process:
+        return None
+    partition = partition_config(model) if is_partitioned(model) else None
+    config = copy.deepcopy(model.config) if partition is None else stock_config(model)
+    # Building draws random numbers for weights that are replaced below, and training may go on.
+    with torch.random.fork_rng(devices=[]):
+        whole_model = model_class(config)
+    if partition is not None:
+        partition_structure_(whole_model, partition)
+    whole_model.load_state_dict(state, assign=True)
+    whole_model.tie_weights()
+    whole_model.generation_config = copy.deepcopy(model.generation_config)
+    return whole_model.eval()
+
+
+def whole(tensor: torch.Tensor | float) -> torch.Tensor | float:
+    """What a sharded tensor, such as the norm of sharded gradients, amounts to over all processes."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@contextlib.contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Lets no gradient reach the parameters for the length of a `with` block; those that had none before keep none."""
+    thawed = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)
