@@ -1,0 +1,66 @@
+r"""Measure what the steps of alternating training send between processes, and what that costs.
+
+    python scripts/benchmark_distributed.py
+    python scripts/benchmark_distributed.py --architecture tiny --vocab_size 2000 --rounds 30
+    python scripts/benchmark_distributed.py --device cuda --processes 8 --sentences 64 \
+        --output results/performance/distributed.json
+
+The script starts the processes itself, by torchrun on this machine. For several machines start it by torchrun on each:
+
+    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \
+        scripts/benchmark_distributed.py --device cuda
+
+The steps, at the full network and at its core:
+
+    DDP, ours                        the core alone is reduced in a core step, as our trainers do
+    DDP, find_unused_parameters      the plain way: DDP searches each step's graph for what has no gradient
+    FSDP 2                           parameters sharded by fully_shard through accelerate, each W a unit of its own
+
+Bytes are counted at every collective of PyTorch in one step, as whole tensors: a gathered parameter, a reduced
+gradient; how often a link carries them depends on the backend. The steps of DDP are timed in turns, so that what
+drifts on the machine hits all of them alike, and the slowest process counts; quote the ratios. `limit` is the core's
+share of the trainable parameters. The weights that both ways of DDP train, and the losses under FSDP, are compared
+before.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser
+
+from hf_ats.benchmarks import write_record
+from hf_ats.benchmarks.distributed import (
+    DistributedBenchmark,
+    launch,
+    launched_processes,
+    render_distributed,
+    run_distributed_benchmark,
+)
+
+
+def main() -> None:
+    """Start the processes, or, in each of them, measure; the first prints, and writes the record if asked to."""
+    parser = HfArgumentParser(
+        DistributedBenchmark, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, help="a JSON file for settings, bytes, times and ratios")
+    try:
+        settings, others = parser.parse_args_into_dataclasses()
+        if not launched_processes():
+            sys.exit(launch(sys.argv, settings))
+        record = run_distributed_benchmark(settings)
+    except ValueError as error:
+        sys.exit(f"benchmark_distributed.py: {error}")
+    if os.environ["RANK"] == "0":
+        print(render_distributed(record))
+        if others.output:
+            write_record(others.output, record)
+            print(f"\nwritten to {others.output}", file=sys.stderr)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
