@@ -1,9 +1,14 @@
 """From tokenized sentence pairs to one padded batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, DataCollatorForSeq2Seq
+
+_COLUMNS = ("input_ids", "attention_mask", "labels")
 
 
 @dataclass
@@ -33,11 +38,57 @@ class TranslationCollator(DataCollatorForSeq2Seq):
             )
 
     def __call__(self, features: list[dict], return_tensors: str | None = None) -> BatchEncoding:
-        columns = ("input_ids", "attention_mask", "labels")
-        batch = super().__call__([{name: row[name] for name in columns} for row in features], return_tensors)
+        if self._pads_to_the_longest(return_tensors):
+            batch = self._pad(features)
+        else:
+            batch = super().__call__([{name: row[name] for name in _COLUMNS} for row in features], return_tensors)
         if "decoder_input_ids" not in batch:
             batch["decoder_input_ids"] = shift_right(batch["labels"], self.model.config)
         return batch
+
+    def _pads_to_the_longest(self, return_tensors: str | None) -> bool:
+        """Whether the batch is the usual one, which `_pad` makes several times as fast as the parent."""
+        return (
+            self.padding in (True, "longest")
+            and (return_tensors or self.return_tensors) == "pt"
+            and self.tokenizer.pad_token_id is not None
+        )
+
+    def _pad(self, features: list[dict]) -> BatchEncoding:
+        """What the parent makes, without its Python objects for every row and token."""
+        fills = (self.tokenizer.pad_token_id, 0, self.label_pad_token_id)
+        side, multiple = self.tokenizer.padding_side, self.pad_to_multiple_of
+        batch = BatchEncoding(
+            {
+                name: torch.from_numpy(pad_rows([row[name] for row in features], fill, multiple, side))
+                for name, fill in zip(_COLUMNS, fills, strict=True)
+            }
+        )
+        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+        return batch
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], fill: int, multiple_of: int | None = None, side: str = "right"
+) -> np.ndarray:
+    """Rows of integers under one another, int64, shape `(rows, longest row)`.
+
+    Args:
+        rows: lists, arrays or tensors, at least one.
+        fill: what stands where a row has no integer.
+        multiple_of: the width is rounded up to a multiple of this.
+        side: where the padding goes, `"right"` or `"left"`.
+    """
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    width = lengths.max()
+    if multiple_of is not None:
+        width = -(-width // multiple_of) * multiple_of
+    padded = np.full((len(rows), width), fill, dtype=np.int64)
+    places = np.arange(width)
+    taken = places < lengths[:, None] if side == "right" else places >= width - lengths[:, None]
+    padded[taken] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=lengths.sum())
+    return padded
 
 
 def shift_right(labels: torch.Tensor, config) -> torch.Tensor:
