@@ -4,7 +4,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=9.0", "pytest-timeout>=2.4"]
+# Beside transformers: what scripts/benchmark_inference.py --runtimes measures.
+DEPLOY = ["ctranslate2>=4.8", "onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"]
+TEST = ["pytest>=9.0", "pytest-timeout>=2.4", *DEPLOY]
 LINT = ["ruff>=0.14"]
 
 setup(
@@ -51,6 +53,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "deploy": DEPLOY,
         "test": TEST,
         "dev": [*TEST, *LINT, "pre-commit>=4.0"],
     },

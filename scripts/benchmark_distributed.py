@@ -23,30 +23,18 @@ share of the trainable parameters. The weights that both ways of DDP train, and 
 before.
 """
 
-import argparse
 import os
 import sys
-from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser
 
-from hf_ats.benchmarks import write_record
-from hf_ats.benchmarks.distributed import (
-    DistributedBenchmark,
-    launch,
-    launched_processes,
-    render_distributed,
-    run_distributed_benchmark,
-)
+from hf_ats.benchmarks.command import benchmark_parser, show
+from hf_ats.benchmarks.distributed import DistributedBenchmark, launch, launched_processes, run_distributed_benchmark
 
 
 def main() -> None:
     """Start the processes, or, in each of them, measure; the first prints, and writes the record if asked to."""
-    parser = HfArgumentParser(
-        DistributedBenchmark, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, help="a JSON file for settings, bytes, times and ratios")
+    parser = benchmark_parser(DistributedBenchmark, __doc__)
     try:
         settings, others = parser.parse_args_into_dataclasses()
         if not launched_processes():
@@ -55,10 +43,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"benchmark_distributed.py: {error}")
     if os.environ["RANK"] == "0":
-        print(render_distributed(record))
-        if others.output:
-            write_record(others.output, record)
-            print(f"\nwritten to {others.output}", file=sys.stderr)
+        show(record, others.output)
     torch.distributed.destroy_process_group()
 
 

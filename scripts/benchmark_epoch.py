@@ -20,39 +20,14 @@ start      New processes, from their start to the first finished step, stage by 
 Everything that is compared runs in turns of a few steps, so that a drifting machine hits all alike.
 """
 
-import sys
-from pathlib import Path
-
 import datasets
-import torch
 import transformers
-from transformers import HfArgumentParser
 
-from hf_ats.benchmarks import render_record, write_record
+from hf_ats.benchmarks.command import run_command
 from hf_ats.benchmarks.epoch import run_epoch_benchmark
-from hf_ats.benchmarks.epoch_setup import Settings
-from hf_ats.run.flags import Manual
-
-
-def main() -> None:
-    """Measure, print, and write the record if a file for it was named."""
-    parser = HfArgumentParser(Settings, description=__doc__, formatter_class=Manual)
-    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own choice)")
-    parser.add_argument("--output", type=Path, help="a JSON file for settings, times and ratios")
-    transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    try:
-        settings, others = parser.parse_args_into_dataclasses()
-        if others.threads:
-            torch.set_num_threads(others.threads)
-        record = run_epoch_benchmark(settings)
-    except (OSError, ValueError) as error:
-        sys.exit(f"benchmark_epoch.py: {error}")
-    print(render_record(record))
-    if others.output:
-        write_record(others.output, record)
-        print(f"\nwritten to {others.output}", file=sys.stderr)
-
+from hf_ats.benchmarks.epoch_setup import EpochBenchmark
 
 if __name__ == "__main__":
-    main()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    run_command(EpochBenchmark, run_epoch_benchmark, __doc__)

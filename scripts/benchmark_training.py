@@ -18,36 +18,8 @@ machine hits all of them alike; quote the ratios. The steps:
 a process for each.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-import torch
-from transformers import HfArgumentParser
-
-from hf_ats.benchmarks import render_record, write_record
+from hf_ats.benchmarks.command import run_command
 from hf_ats.benchmarks.training import TrainingBenchmark, run_training_benchmark
 
-
-def main() -> None:
-    """Measure, print, and write the record if a file for it was named."""
-    parser = HfArgumentParser(
-        TrainingBenchmark, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own choice)")
-    parser.add_argument("--output", type=Path, help="a JSON file for settings, times and ratios")
-    try:
-        settings, others = parser.parse_args_into_dataclasses()
-        if others.threads:
-            torch.set_num_threads(others.threads)
-        record = run_training_benchmark(settings)
-    except ValueError as error:
-        sys.exit(f"benchmark_training.py: {error}")
-    print(render_record(record))
-    if others.output:
-        write_record(others.output, record)
-        print(f"\nwritten to {others.output}", file=sys.stderr)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(TrainingBenchmark, run_training_benchmark, __doc__)

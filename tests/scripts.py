@@ -9,11 +9,12 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
-def run(script: str, *arguments, stdin: str | None = None) -> subprocess.CompletedProcess:
+def run(script: str, *arguments, stdin: str | None = None, status: int = 0) -> subprocess.CompletedProcess:
+    """In a process of its own, which must end with `status`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPTS.parent)}
     command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, input=stdin, capture_output=True, encoding="utf-8", timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == status, done.stderr[-4000:]
     return done
 
 

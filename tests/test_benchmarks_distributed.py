@@ -1,24 +1,20 @@
 """What the benchmark of several processes counts, and that its command runs."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from hf_ats.benchmarks import read_record
+from hf_ats.benchmarks import read_record, render_record
 from hf_ats.benchmarks.collectives import CountCollectives
 from hf_ats.benchmarks.distributed import (
     DistributedBenchmark,
     _model,
     launched_processes,
-    render_distributed,
     run_distributed_benchmark,
 )
 from hf_ats.partition import parameters_at_level, partitioned_layers
-from tests.distributed import REPOSITORY
+from tests.scripts import run
 
 SETTINGS = dict(architecture="tiny", vocab_size=64, sentences=2, length=5, rounds=2)
 
@@ -27,18 +23,9 @@ SETTINGS = dict(architecture="tiny", vocab_size=64, sentences=2, length=5, round
 def record(tmp_path_factory) -> dict:
     file = tmp_path_factory.mktemp("record") / "distributed.json"
     flags = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
-    process = subprocess.run(
-        [sys.executable, "scripts/benchmark_distributed.py", *flags, "--output", str(file)],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    process = run("benchmark_distributed.py", *flags, "--output", file)
     record = read_record(file)
-    assert render_distributed(record) in process.stdout
+    assert render_record(record) in process.stdout
     return record
 
 

@@ -1,24 +1,28 @@
 """Epochs of every way over the same text from the same network, counted right; and the command itself."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from hf_ats.benchmarks import read_record
 from hf_ats.benchmarks.epoch import check_same_network, check_same_text, measure_epochs, survey, training_flops
-from hf_ats.benchmarks.epoch_setup import WAYS, Settings, build, build_trainer, draw_pairs, equal_batch_size, load_text
+from hf_ats.benchmarks.epoch_setup import (
+    WAYS,
+    EpochBenchmark,
+    build,
+    build_trainer,
+    draw_pairs,
+    equal_batch_size,
+    load_text,
+)
 from hf_ats.benchmarks.overhead import bare_loop, check_same_weights, measure_overhead
 from hf_ats.benchmarks.turns import train_in_turns
+from tests.scripts import run
 
-ROOT = Path(__file__).parents[1]
-SETTINGS = Settings(
-    sentences=300, max_tokens=256, layers=1, width=32, feed_forward=64, vocab_size=300, rounds=1, turn=3, ratio=0.25
+SETTINGS = EpochBenchmark(
+    sentences=300, max_tokens=256, layers=1, width=32, feed_forward=64, vocab_size=300, rounds=1, turn=3, ratios=[0.25]
 )
 
 
@@ -126,18 +130,18 @@ def test_epochs_are_measured_each_way(text, tmp_path):
     ("changes", "message"),
     [
         (dict(parts=["epoch", "pace"]), "--parts pace is not known; write some of epoch, overhead, start"),
-        (dict(rounds=0), "--rounds 0 must be at least 1"),
+        (dict(turn=0), "--turn 0 must be at least 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**changes)
+        EpochBenchmark(**changes)
 
 
 def test_real_text_is_drawn_by_seed(tmp_path):
     for language in ("de", "en"):
         (tmp_path / f"train.{language}").write_text("".join(f"{language} {n}\n" for n in range(50)), encoding="utf-8")
-    settings = Settings(train_prefix=str(tmp_path / "train"), sentences=20)
+    settings = EpochBenchmark(train_prefix=str(tmp_path / "train"), sentences=20)
     first, same = (draw_pairs(settings)["translation"][:] for _ in range(2))
     assert first == same and len({pair["de"] for pair in first}) == 20
     assert draw_pairs(replace(settings, seed=1))["translation"][:] != first
@@ -182,17 +186,10 @@ def test_too_little_text_for_the_batches_is_refused(text, tmp_path):
 # ---- The command ----
 
 
-def command(*flags: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, str(ROOT / "scripts" / "benchmark_epoch.py"), *flags]
-    return subprocess.run(arguments, env=environment, capture_output=True, encoding="utf-8", timeout=240)
-
-
 def test_the_command_prints_its_tables_and_writes_its_record(tmp_path):
     model = "--layers 1 --width 32 --feed_forward 64 --vocab_size 300 --sentences 300 --max_tokens 256".split()
     short = "--rounds 1 --turn 4 --overhead_batches 4 --overhead_rounds 1 --start_rounds 1".split()
-    done = command(*model, *short, "--output", str(tmp_path / "epoch.json"))
-    assert done.returncode == 0, done.stderr
+    done = run("benchmark_epoch.py", *model, *short, "--output", tmp_path / "epoch.json")
     record = read_record(tmp_path / "epoch.json")
     assert record["benchmark"] == "epoch"
     assert record["settings"]["sentences"] == 300
@@ -208,6 +205,5 @@ def test_the_command_prints_its_tables_and_writes_its_record(tmp_path):
 
 
 def test_a_mistake_ends_with_a_sentence(tmp_path):
-    done = command("--train_prefix", str(tmp_path / "none"))
-    assert done.returncode == 1
+    done = run("benchmark_epoch.py", "--train_prefix", tmp_path / "none", status=1)
     assert done.stderr.startswith("benchmark_epoch.py: ") and "Traceback" not in done.stderr

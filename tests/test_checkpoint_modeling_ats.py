@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from hf_ats.checkpoint import modeling_ats, pipeline_ats
 from hf_ats.checkpoint.modeling_ats import LowRankLinear
+from hf_ats.checkpoint.networks import core_network
 from hf_ats.checkpoint.registration import CORE_CLASSES
-from tests.checkpoints import logits
+from tests.checkpoints import logits, partitioned
 from tests.models import FAMILIES, probe_batch, tiny_config
 
 
@@ -107,3 +108,35 @@ def test_tools_that_look_for_linear_layers_find_the_factors(tmp_path):
     model = core("marian", feed_forward("marian"))
     factors = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and "fc1." in name]
     assert factors == ["model.encoder.layers.0.fc1.U", "model.encoder.layers.0.fc1.V"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beams_that_change_places_leave_the_keys_of_the_source_where_they_are(family, tmp_path, monkeypatch):
+    # With embeddings of its own the output is not mostly the word before it, so beams part and change places.
+    core_network(partitioned(family, tie_word_embeddings=False), 0).save_pretrained(tmp_path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    batch = probe_batch(model)
+    options = dict(num_beams=4, min_length=12, max_length=12, return_dict_in_generate=True, output_scores=True)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+    orders, moved = [], []
+    reorder = modeling_ats.CoreModel._reorder_cache
+
+    def watched(self, past_key_values, beam_idx):
+        source = [layer.keys for layer in past_key_values.cross_attention_cache.layers]
+        cache = reorder(self, past_key_values, beam_idx)
+        orders.append(beam_idx.tolist())
+        moved.extend(a is not b.keys for a, b in zip(source, cache.cross_attention_cache.layers, strict=True))
+        return cache
+
+    monkeypatch.setattr(modeling_ats.CoreModel, "_reorder_cache", watched)
+    ours = model.generate(**inputs, **options)
+    monkeypatch.delattr(modeling_ats.CoreModel, "_reorder_cache")  # as the stock models do it
+    stock = model.generate(**inputs, **options)
+
+    assert orders and all(order // 4 == row // 4 for beams in orders for row, order in enumerate(beams))
+    assert any(order != row for beams in orders for row, order in enumerate(beams)), "some beams change places"
+    assert moved and not any(moved)
+    assert torch.equal(ours.sequences, stock.sequences)
+    assert torch.equal(ours.sequences_scores, stock.sequences_scores)
+    assert len(set(map(tuple, ours.sequences.tolist()))) > 1, "what is decoded depends on the source"

@@ -12,15 +12,13 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..architectures import build_model
-from ..evaluation.tables import align
 from ..partition import PartitionConfig, at_level, parameters_at_level, partition_, partitioned_layers
 from ..training import all_reduce_gradients, label_smoothed_cross_entropy
 from ..training.sharding import prepare_sharding_
 from .collectives import CountCollectives
 from .record import build_record
-from .report import render_ratios
 from .timing import ratio, spread, time_in_turns
+from .workload import build_untrained, check_model_settings, random_batch
 
 LEVELS = ("full", "core")
 OURS, SEARCHED, SHARDED = "DDP, ours", "DDP, find_unused_parameters", "FSDP 2"
@@ -31,7 +29,7 @@ class DistributedBenchmark:
     """What to measure. A step is forward, loss, backward with its reduction, and AdamW."""
 
     architecture: str = field(default="iwslt", metadata={"help": "tiny, iwslt or wmt, the sizes of Table 4"})
-    ratio: float = field(default=0.03125, metadata={"help": "rank ratio of the core"})
+    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank ratio of the core"})
     vocab_size: int = field(default=10_000, metadata={"help": "entries of the joint vocabulary"})
     sentences: int = field(default=8, metadata={"help": "sentence pairs of a batch, on each process"})
     length: int = field(default=25, metadata={"help": "tokens of each sentence, on both sides"})
@@ -43,6 +41,7 @@ class DistributedBenchmark:
     seed: int = field(default=0, metadata={"help": "of weights and batches"})
 
     def __post_init__(self):
+        check_model_settings(self)
         if self.processes < 2:
             raise ValueError(f"processes={self.processes} send nothing to each other; write 2 or more.")
 
@@ -234,9 +233,9 @@ def _counted(step) -> dict[str, int]:
 
 def _model(settings: DistributedBenchmark) -> nn.Module:
     # Without dropout every way computes the same.
-    model = build_model(settings.architecture, _Vocabulary(settings.vocab_size), seed=settings.seed, dropout=0.0)
+    model = build_untrained(settings.architecture, settings.vocab_size, seed=settings.seed, dropout=0.0)
     model.config.use_cache = False  # as the Trainer sets it
-    return partition_(model, PartitionConfig(ratios=[settings.ratio]))
+    return partition_(model, PartitionConfig(ratios=settings.ratios))
 
 
 def _replicate(model: nn.Module, device: torch.device, **options) -> nn.Module:
@@ -251,14 +250,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 def _batch(settings: DistributedBenchmark, device: torch.device) -> dict[str, torch.Tensor]:
     """Another one on every process, of the same shape."""
     generator = torch.Generator().manual_seed(settings.seed + PartialState().process_index)
-    shape = (settings.sentences, settings.length)
-
-    def ids():
-        # Neither the end of a sentence nor padding, the first and the last entry.
-        return torch.randint(1, settings.vocab_size - 1, shape, generator=generator).to(device)
-
-    mask = torch.ones(shape, dtype=torch.long, device=device)
-    return dict(input_ids=ids(), attention_mask=mask, decoder_input_ids=ids(), labels=ids())
+    return random_batch(settings.sentences, settings.length, settings.vocab_size, generator, device)
 
 
 def _loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -277,30 +269,3 @@ def _slowest(seconds: dict[str, list[float]], device: torch.device) -> dict[str,
     times = torch.tensor(list(seconds.values()), dtype=torch.float64, device=device)
     torch.distributed.all_reduce(times, torch.distributed.ReduceOp.MAX)
     return dict(zip(seconds, times.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """What building a model asks of a tokenizer."""
-
-    vocab_size: int
-    eos_token_id: int = 0
-    separate_vocabs: bool = False
-
-    @property
-    def pad_token_id(self) -> int:
-        return self.vocab_size - 1
-
-
-def render_distributed(record: dict, markup: str = "text") -> str:
-    """The tables of a record: what each step sends and takes, and the ratios."""
-    rows = []
-    for name, figures in record["measurements"].items():
-        seconds = figures.get("seconds")
-        sent = [figures.get(f"{kind}_bytes", 0) / 1e6 for kind in ("gathered", "scattered", "reduced")]
-        times = (
-            [f"{seconds['median']:.3f}", f"{seconds['low']:.3f} to {seconds['high']:.3f}"] if seconds else ["-"] * 2
-        )
-        rows.append([name, *(f"{number:,.3f}" for number in sent), *times])
-    header = ["step", "gathered (MB)", "reduced, scattered (MB)", "reduced (MB)", "seconds", "quartiles"]
-    return align(header, rows, markup) + "\n\n" + render_ratios(record, markup)

@@ -11,15 +11,16 @@ import torch
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer
 
 from ..partition import FlopsLedger, level_names
+from ..run import keep_freed_memory
 from ..training import levels_at_step
-from .epoch_setup import WAYS, Settings, Text, Way, build_trainer, load_text, trained_in_turns
+from .epoch_setup import WAYS, EpochBenchmark, Text, Way, build_trainer, load_text, trained_in_turns
 from .first_step import measure_first_step
 from .overhead import measure_overhead
 from .record import build_record
 from .timing import ratio, spread
 from .turns import train_in_turns
 
-# Each with the two ways that it compares, in the order of the issue of interest: the whole, then its shares.
+# Each with the two ways that it compares, the whole first, then its shares.
 RATIOS = {
     "token-budget epoch / fixed-batch random epoch, equal precision": ("full_budget", "stock_random"),
     "token-budget epoch / fixed-batch random epoch, both ours": ("full_budget", "full_random"),
@@ -115,7 +116,7 @@ def check_same_network(trainers: dict[str, Seq2SeqTrainer], batch: dict[str, tor
 # ---- The measurement ----
 
 
-def measure_epochs(settings: Settings, text: Text, directory: Path) -> tuple[dict[str, dict], dict[str, dict]]:
+def measure_epochs(settings: EpochBenchmark, text: Text, directory: Path) -> tuple[dict[str, dict], dict[str, dict]]:
     """Times the epochs of the chosen ways in turns.
 
     Returns:
@@ -161,7 +162,7 @@ def measure_epochs(settings: Settings, text: Text, directory: Path) -> tuple[dic
     return measurements, ratios
 
 
-def run_epoch_benchmark(settings: Settings) -> dict:
+def run_epoch_benchmark(settings: EpochBenchmark) -> dict:
     """Measures the chosen parts; returns the record.
 
     Raises:
@@ -169,6 +170,8 @@ def run_epoch_benchmark(settings: Settings) -> dict:
         RuntimeError: what is compared does not do the same.
     """
     measure = {"epoch": measure_epochs, "overhead": measure_overhead, "start": measure_first_step}
+    if settings.keep_freed_memory and settings.device == "cpu":
+        keep_freed_memory()
     measurements, ratios = {}, {}
     with tempfile.TemporaryDirectory() as directory:
         text = load_text(settings, Path(directory) / "tokenizer")

@@ -27,6 +27,7 @@ from ..data import (
 from ..partition import PartitionConfig, partition_
 from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
 from .turns import TakesTurns, Turn
+from .workload import check_model_settings
 
 PARTS = ("epoch", "overhead", "start")
 
@@ -49,7 +50,7 @@ WAYS = {
 
 
 @dataclass
-class Settings:
+class EpochBenchmark:
     """What the benchmark of an epoch runs on, and how often."""
 
     parts: list[str] = field(
@@ -76,7 +77,7 @@ class Settings:
     vocab_size: int | None = field(
         default=None, metadata={"help": "Pieces of the tokenizer (default: 2000; 500 for the generated corpus)."}
     )
-    ratio: float = field(default=0.03125, metadata={"help": "Rank ratio of the core."})
+    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "Rank ratio of the core."})
     max_tokens: int = field(default=4096, metadata={"help": "Token budget of a batch, padding included."})
     label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing, of all ways alike."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast, of all ways alike."})
@@ -93,12 +94,15 @@ class Settings:
     overhead_rounds: int = field(default=8, metadata={"help": "Of the part 'overhead': rounds timed."})
     start_rounds: int = field(default=3, metadata={"help": "Of the part 'start': processes started of each."})
     seed: int = field(default=0, metadata={"help": "Of the drawing, the weights and the order of batches."})
+    keep_freed_memory: bool = field(
+        default=True, metadata={"help": "On a CPU keep freed memory for the next step, as train_translation.py does."}
+    )
 
     def __post_init__(self):
+        check_model_settings(self)
         for one in (
             "sentences",
             "max_tokens",
-            "rounds",
             "turn",
             "overhead_batches",
             "overhead_rounds",
@@ -124,7 +128,7 @@ class Text:
     dataset: object  # datasets.Dataset with input_ids, attention_mask, labels
 
 
-def load_text(settings: Settings, directory: Path) -> Text:
+def load_text(settings: EpochBenchmark, directory: Path) -> Text:
     """Draws the sentences, learns the tokenizer and tokenizes; `directory` takes the tokenizer.
 
     Raises:
@@ -139,7 +143,7 @@ def load_text(settings: Settings, directory: Path) -> Text:
     return Text(tokenizer, tokenize_corpus(pairs, tokenizer, *languages))
 
 
-def draw_pairs(settings: Settings):
+def draw_pairs(settings: EpochBenchmark):
     """A seeded sample of the corpus, `settings.sentences` pairs under `translation`.
 
     Raises:
@@ -155,11 +159,11 @@ def draw_pairs(settings: Settings):
     return pairs.shuffle(seed=settings.seed).select(range(settings.sentences)).flatten_indices()
 
 
-def build(settings: Settings, tokenizer: MarianTokenizer, *, partitioned: bool) -> MarianMTModel:
+def build(settings: EpochBenchmark, tokenizer: MarianTokenizer, *, partitioned: bool) -> MarianMTModel:
     """The model, the same function of the same seed with a core and without one."""
     sizes = {name: getattr(settings, name) for name in ("layers", "width", "feed_forward", "heads", "dropout")}
     model = build_model(settings.architecture, tokenizer, seed=settings.seed, **sizes)
-    return partition_(model, PartitionConfig(ratios=[settings.ratio])) if partitioned else model
+    return partition_(model, PartitionConfig(ratios=settings.ratios)) if partitioned else model
 
 
 def equal_batch_size(sentences: int, batches: int) -> int:
@@ -171,7 +175,7 @@ def equal_batch_size(sentences: int, batches: int) -> int:
 
 
 def build_trainer(
-    way: Way, settings: Settings, text: Text, directory: Path, *, epochs: int, model: MarianMTModel | None = None
+    way: Way, settings: EpochBenchmark, text: Text, directory: Path, *, epochs: int, model: MarianMTModel | None = None
 ) -> Seq2SeqTrainer:
     """The trainer of a way, as its user would write it, over the whole text; the model by default that of `build`."""
     if model is None:
@@ -194,7 +198,7 @@ def build_trainer(
     return silenced(trainer)
 
 
-def training_arguments(settings: Settings, directory: Path, epochs: int) -> dict:
+def training_arguments(settings: EpochBenchmark, directory: Path, epochs: int) -> dict:
     """What all trainers have in common: the defaults of Transformers but for what would not train or would write."""
     return dict(
         output_dir=str(directory),
@@ -234,6 +238,6 @@ def trained_in_turns(trainer: Seq2SeqTrainer) -> Callable[[Turn], object]:
     return run
 
 
-def without_dropout(settings: Settings) -> Settings:
+def without_dropout(settings: EpochBenchmark) -> EpochBenchmark:
     """The same settings for what has to come out alike on two ways."""
     return replace(settings, dropout=0.0)

@@ -18,7 +18,7 @@ def measure_first_step(settings, text, directory: Path) -> tuple[dict[str, dict]
     """Starts processes in turns, with the stock trainer and with ours, and reads their clocks.
 
     Args:
-        settings: `epoch_setup.Settings`.
+        settings: `epoch_setup.EpochBenchmark`.
         text: `epoch_setup.Text`, whose tokenizer the processes load; each tokenizes the text anew.
         directory: takes what they write.
 
@@ -115,7 +115,7 @@ def main(job: dict) -> None:
     disable_caching()  # an earlier process tokenized the same text
     torch.set_num_threads(job["threads"])
     transformers.utils.logging.set_verbosity_error()
-    settings = epoch_setup.Settings(**job["settings"])
+    settings = epoch_setup.EpochBenchmark(**job["settings"])
     way = epoch_setup.Way("alternating", "budget") if ours else epoch_setup.Way(None, "random")
     pairs = load_from_disk(job["pairs"])
     tokenizer = AutoTokenizer.from_pretrained(job["tokenizer"])
@@ -125,7 +125,7 @@ def main(job: dict) -> None:
     model = epoch_setup.build(settings, tokenizer, partitioned=False)
     clock.end("building")
     if ours:
-        partition_(model, PartitionConfig(ratios=[settings.ratio]))
+        partition_(model, PartitionConfig(ratios=settings.ratios))
         clock.end("partition")
     text = epoch_setup.Text(tokenizer, dataset)
     trainer = epoch_setup.build_trainer(way, settings, text, Path(job["directory"]), epochs=1, model=model)

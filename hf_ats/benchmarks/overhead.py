@@ -19,7 +19,7 @@ from ..training import (
     label_smoothed_cross_entropy,
     levels_at_step,
 )
-from .epoch_setup import Settings, Text, build, silenced, trained_in_turns, training_arguments, without_dropout
+from .epoch_setup import EpochBenchmark, Text, build, silenced, trained_in_turns, training_arguments, without_dropout
 from .timing import ratio, spread, time_in_turns
 from .turns import Turn, train_in_turns
 
@@ -51,7 +51,7 @@ class _ATSTrainer(_OverGivenBatches, ATSSeq2SeqTrainer):
     pass
 
 
-def measure_overhead(settings: Settings, text: Text, directory: Path) -> tuple[dict[str, dict], dict[str, dict]]:
+def measure_overhead(settings: EpochBenchmark, text: Text, directory: Path) -> tuple[dict[str, dict], dict[str, dict]]:
     """Times trainers and bare loops in turns, a turn being one pass over the same batches; no dropout.
 
     Returns:
@@ -97,7 +97,7 @@ def measure_overhead(settings: Settings, text: Text, directory: Path) -> tuple[d
     return measurements, ratios
 
 
-def few_sentences(settings: Settings, text: Text) -> Text:
+def few_sentences(settings: EpochBenchmark, text: Text) -> Text:
     """The sentences of about `overhead_batches` batches.
 
     Raises:
@@ -118,7 +118,7 @@ def bare_loop(
     model: MarianMTModel,
     batches: list[dict[str, torch.Tensor]],
     epochs: int,
-    settings: Settings,
+    settings: EpochBenchmark,
     *,
     alternating: bool,
 ) -> Callable[[Turn], None]:

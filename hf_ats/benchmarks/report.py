@@ -18,8 +18,8 @@ def render_record(record: dict, markup: str = "text") -> str:
 def render_measurements(record: dict, markup: str = "text") -> list[str]:
     """One table for measurements of like kind: a row each, a column for each figure, with its unit.
 
-    The unit follows from the end of a figure's name: `seconds`, `bytes`, `flops`, `share`. A spread shows its median
-    and, in brackets, its quartiles.
+    The unit follows from a figure's name: `seconds`, `flops`, and at its end `bytes` or `share`. A spread shows its
+    median and, in brackets, its quartiles.
     """
     tables: list[dict[str, dict]] = []
     for name, figures in record["measurements"].items():
@@ -39,7 +39,7 @@ def _render_table(table: dict[str, dict], markup: str) -> str:
     header, cells = ["measured"], []
     for column in columns:
         unit, render = _unit(column, [figures[column] for figures in table.values() if column in figures])
-        words = column.removesuffix("_bytes").removesuffix("_flops").removesuffix("_share").replace("_", " ")
+        words = column.removesuffix("_bytes").removesuffix("_share").replace("_", " ")
         if unit in ("s", "ms"):
             words = words.replace("seconds", "time")
         header.append(f"{words} ({unit})" if unit else words)
@@ -53,8 +53,8 @@ def _unit(column: str, values: list) -> tuple[str, Callable[[float], str]]:
     if column.endswith("bytes"):
         digits = 1 if smallest >= 1e6 else 3
         return "MB", lambda value: f"{value * 1e-6:,.{digits}f}"
-    if column.endswith("flops"):
-        scale, unit = (1e-12, "T") if smallest >= 1e10 else (1e-9, "G")
+    if "flops" in column:
+        scale, unit = next(((s, u) for s, u in ((1e-12, "T"), (1e-9, "G")) if smallest * s >= 0.01), (1e-6, "M"))
         return unit, lambda value: f"{value * scale:,.3f}"
     if column.endswith("share"):
         return "%", lambda value: f"{100 * value:.1f}"

@@ -8,13 +8,14 @@ from torch import nn
 from transformers import MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
-from ..architectures import ARCHITECTURES, build_model
 from ..partition import FlopsLedger, PartitionConfig, at_level, partition_
+from ..run import keep_freed_memory
 from ..training import label_smoothed_cross_entropy, levels_at_step
 from .memory import peak_memory
 from .profiles import profile_shares
 from .record import build_record
 from .timing import ratio, spread, time_in_turns
+from .workload import build_untrained, check_model_settings, random_batch
 
 STOCK = "stock step"
 STOCK_OUR_LOSS = "stock step, our loss"
@@ -34,7 +35,7 @@ class TrainingBenchmark:
     ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank ratio of the core"})
     vocab_size: int = field(default=10_000, metadata={"help": "entries of the joint vocabulary"})
     batch_tokens: int = field(
-        default=2_000, metadata={"help": "tokens of a batch, source and target together; no padding"}
+        default=4_000, metadata={"help": "tokens of a batch, source and target together; no padding"}
     )
     length: int = field(default=25, metadata={"help": "tokens of each sentence, on both sides"})
     dtype: str = field(
@@ -49,22 +50,18 @@ class TrainingBenchmark:
     dropout: float | None = field(default=None, metadata={"help": "by default the architecture's"})
     compile: bool = field(default=False, metadata={"help": "torch.compile for every model"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
-    rounds: int = field(default=15, metadata={"help": "how often each step is timed"})
+    rounds: int = field(default=12, metadata={"help": "how often each step is timed"})
     memory: bool = field(default=True, metadata={"help": "also peak memory, each in a process of its own"})
     profile: bool = field(default=True, metadata={"help": "also what the time of a step goes into"})
     seed: int = field(default=0, metadata={"help": "of weights and batches"})
+    keep_freed_memory: bool = field(
+        default=True, metadata={"help": "on a CPU keep freed memory for the next step, as train_translation.py does"}
+    )
 
     def __post_init__(self):
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture={self.architecture!r} is not one of {', '.join(ARCHITECTURES)}.")
+        check_model_settings(self)
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is not one of {', '.join(_DTYPES)}.")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device={self.device!r}, but PyTorch sees no GPU; write device='cpu'.")
-        if self.rounds < 1:
-            raise ValueError(f"rounds={self.rounds} times nothing; write 1 or more.")
-        if len(self.ratios) != 1:
-            raise ValueError(f"ratios={self.ratios} must be one ratio: the steps of this benchmark have one core.")
         if self.batch_tokens < 2 * self.length:
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} holds no pair of {self.length} and {self.length} tokens; raise it "
@@ -85,11 +82,13 @@ def run_training_benchmark(settings: TrainingBenchmark, progress: bool = True) -
     Raises:
         ValueError: the two losses differ, so that the times would be of different things.
     """
+    if settings.keep_freed_memory and settings.device == "cpu":
+        keep_freed_memory()
     steps = TrainingSteps(settings)
     steps.check()
     timed = {name: lambda name=name: steps.run(name) for name in (STOCK, STOCK_OUR_LOSS, *_LEVELS)}
     seconds = time_in_turns(
-        timed, settings.rounds, warmup=3, device=settings.device, progress="steps" if progress else None
+        timed, settings.rounds, warmup=2, device=settings.device, progress="steps" if progress else None
     )
     seconds[ALTERNATING] = [(a + b) / 2 for a, b in zip(seconds[FULL], seconds[CORE], strict=True)]
     tokens = settings.sentences * 2 * settings.length
@@ -137,8 +136,8 @@ class TrainingSteps:
     def __init__(self, settings: TrainingBenchmark, only: str | None = None):
         self.settings = settings
         self.device = torch.device(settings.device)
-        ours = build_model(
-            settings.architecture, _Vocabulary(settings.vocab_size), seed=settings.seed, dropout=settings.dropout
+        ours = build_untrained(
+            settings.architecture, settings.vocab_size, seed=settings.seed, dropout=settings.dropout
         )
         ours.set_attn_implementation(settings.attn_implementation)
         ours.config.use_cache = False  # as the Trainer sets it
@@ -157,19 +156,8 @@ class TrainingSteps:
             name: torch.compile(model) if settings.compile else model for name, model in self.models.items()
         }
         generator = torch.Generator().manual_seed(settings.seed)
-        shape = (settings.sentences, settings.length)
-
-        def ids():
-            # Neither the end of a sentence nor padding, the first and the last entry.
-            return torch.randint(1, settings.vocab_size - 1, shape, generator=generator).to(self.device)
-
         self.batches = [
-            dict(
-                input_ids=ids(),
-                attention_mask=torch.ones(shape, dtype=torch.long, device=self.device),
-                decoder_input_ids=ids(),
-                labels=ids(),
-            )
+            random_batch(settings.sentences, settings.length, settings.vocab_size, generator, self.device)
             for _ in range(4)
         ]
         self._runs = 0
@@ -248,16 +236,3 @@ def _train_a_little(settings: TrainingBenchmark, name: str) -> None:
             steps.run((CORE, FULL)[level])
         else:
             steps.run(name)
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """What building a model asks of a tokenizer."""
-
-    vocab_size: int
-    eos_token_id: int = 0
-    separate_vocabs: bool = False
-
-    @property
-    def pad_token_id(self) -> int:
-        return self.vocab_size - 1

@@ -90,6 +90,14 @@ class CoreModel:
             low_rank = LowRankLinear(linear.in_features, linear.out_features, rank, linear.bias is not None)
             setattr(self.get_submodule(parent), attribute, low_rank)
 
+    def _reorder_cache(self, past_key_values, beam_idx):
+        """Moves the keys and values of the decoder's own words with their beams, and leaves those of the source.
+
+        The stock models copy both, but all beams of a sentence read the same source.
+        """
+        past_key_values.self_attention_cache.reorder_cache(beam_idx)
+        return past_key_values
+
     def save_pretrained(self, save_directory, **kwargs):
         """As for any Transformers model; the two files of code come along, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)

@@ -22,6 +22,7 @@ from ..evaluation import build_compute_metrics, decoding_settings
 from ..partition import PartitionConfig, names_of_levels, partition_
 from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition, trained_levels
 from .flags import DataArguments, ModelArguments, PartitionArguments
+from .memory import keep_freed_memory
 from .networks import from_pretrained, from_scratch
 
 
@@ -51,6 +52,8 @@ def prepare(
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
+    if args.device.type == "cpu":
+        keep_freed_memory()
     find_checkpoint(args)
     arguments = args.changed_fields()
     partition = PartitionConfig.from_flags(**vars(partition_args)) if partition_args.method != "none" else None

@@ -10,9 +10,9 @@ import copy
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -25,8 +25,11 @@ from ..partition import (
     stock_config,
 )
 
+if TYPE_CHECKING:  # inference does without accelerate, and imports this too
+    from accelerate import Accelerator
 
-def prepare_sharding_(model: nn.Module, accelerator: Accelerator) -> None:
+
+def prepare_sharding_(model: nn.Module, accelerator: "Accelerator") -> None:
     """What has to be done before an optimizer is made and `accelerator.prepare` shards the model, in place.
 
     A model that is sharded already is left as it is.
@@ -55,7 +58,7 @@ def _choose_units(model: nn.Module, plugin) -> None:
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
 
 
-def _shard_tied_(model: nn.Module, accelerator: Accelerator) -> None:
+def _shard_tied_(model: nn.Module, accelerator: "Accelerator") -> None:
     """Makes one unit of all modules that share a parameter.
 
     accelerate would put an embedding and the output projection into one, and leave out the other embedding of an
@@ -118,7 +121,7 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def gathered_copy(model: nn.Module, accelerator: Accelerator, model_class: type) -> PreTrainedModel | None:
+def gathered_copy(model: nn.Module, accelerator: "Accelerator", model_class: type) -> PreTrainedModel | None:
     """A copy of a sharded Transformers model that is not, on the CPU of the main process; None on the others.
 
     Every process must call it.
