@@ -1,4 +1,4 @@
-"""Render docs/performance.md and its pictures from the files that the benchmarks wrote.
+"""Render docs/performance.md, its pictures, and the README's table, from the files that the benchmarks wrote.
 
     python scripts/render_performance.py
 
@@ -7,7 +7,8 @@ Each results/performance/NAME.json fills the block of the page between
     <!-- begin NAME -->
     <!-- end NAME -->
 
-and what the project holds itself to fills the block `goals`, so that no figure there is typed by hand.
+and what the project holds itself to fills the block `goals` there and in the README, so that no figure is typed by
+hand.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import sys
 from pathlib import Path
 
 from hf_ats.benchmarks import read_record
-from hf_ats.benchmarks.page import plot_goals, plot_steps, update_page
+from hf_ats.benchmarks.page import plot_goals, plot_steps, render_goals, update_page
+from hf_ats.evaluation import update_marked_block
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,15 +27,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=ROOT / "results" / "performance", help="folder of the files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="the page to update")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the README to update")
     arguments = parser.parse_args()
     try:
         files = sorted(arguments.records.glob("*.json"))
+        records = [read_record(file) for file in files]
         changed = update_page(arguments.page, files)
-        plot_goals([read_record(file) for file in files], arguments.page.with_name("performance-goals.png"))
+        changed |= update_marked_block(arguments.readme, render_goals(records), "goals")
+        plot_goals(records, arguments.page.with_name("performance-goals.png"))
         plot_steps(read_record(arguments.records / "training.json"), arguments.page.with_name("training-steps.png"))
     except (OSError, ValueError) as error:
         sys.exit(f"render_performance.py: {error}")
-    print(f"{arguments.page} is {'updated' if changed else 'up to date'}", file=sys.stderr)
+    print(f"{arguments.page} and {arguments.readme} are {'updated' if changed else 'up to date'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

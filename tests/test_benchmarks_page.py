@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ats.benchmarks import build_record, write_record
+from hf_ats.benchmarks import build_record, read_record, write_record
 from hf_ats.benchmarks.page import GOALS, plot_goals, plot_steps, render_goals, update_page
 
 REPOSITORY = Path(__file__).parent.parent
@@ -22,6 +22,9 @@ def test_the_page_of_this_repository_is_rendered_from_its_records(tmp_path):
     records = sorted((REPOSITORY / "results" / "performance").glob("*.json"))
     assert len(records) >= 4
     assert not update_page(copy, records)
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    goals = readme.split("<!-- begin goals -->")[1].split("<!-- end goals -->")[0].strip()
+    assert goals == render_goals([read_record(record) for record in records])
     for picture in ("performance-goals.png", "training-steps.png"):
         assert picture in page.read_text(encoding="utf-8") and page.with_name(picture).is_file()
 
