@@ -2,8 +2,8 @@ r"""Measure what decoding costs: the stock model, the exported full network, the
 
     python scripts/benchmark_inference.py
     python scripts/benchmark_inference.py --run runs/demo --beams 5 --rounds 15
-    python scripts/benchmark_inference.py --threads 2 --runtimes ctranslate2 onnxruntime \
-        --output results/performance/inference.json
+    python scripts/benchmark_inference.py --threads 1 --runtimes ctranslate2 onnxruntime --batch_sizes 1 \
+        --output results/performance/inference-runtimes.json
     python scripts/benchmark_inference.py --device cuda --dtype bfloat16 --batch_sizes 1 32 256
 
 Every network decodes the same sources, pieces of running text of equal length, to the same number of tokens: an
@@ -17,7 +17,8 @@ drifts on the machine hits all of them alike; quote the ratios. The networks:
     overhead     as many layers and calls as stock and next to no arithmetic: what generate itself costs
 
 and, with --runtimes, full and core-dense in CTranslate2 (float32 and int8), full and core in ONNX Runtime
-(pip install "hf_ats[deploy]").
+(pip install "hf_ats[deploy]"). Then use --threads 1: the threads of ONNX Runtime go on spinning after each call, and slow
+down whatever is timed next.
 
 Before anything is timed, all decode in float32: full must give what stock gives and core what the partitioned model
 gives at its core level, token for token; core-dense and the runtimes what the same network gives in transformers, for

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from hf_ats.benchmarks import read_record
-from hf_ats.benchmarks.page import plot_goals, plot_steps, render_goals, update_page
+from hf_ats.benchmarks.page import plot_goals, plot_steps, record_files, render_goals, update_page
 from hf_ats.evaluation import update_marked_block
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the README to update")
     arguments = parser.parse_args()
     try:
-        files = sorted(arguments.records.glob("*.json"))
+        files = record_files(arguments.records)
         records = [read_record(file) for file in files]
         changed = update_page(arguments.page, files)
         changed |= update_marked_block(arguments.readme, render_goals(records), "goals")

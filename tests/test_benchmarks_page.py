@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_ats.benchmarks import build_record, read_record, write_record
-from hf_ats.benchmarks.page import GOALS, plot_goals, plot_steps, render_goals, update_page
+from hf_ats.benchmarks.page import GOALS, plot_goals, plot_steps, record_files, render_goals, update_page
 
 REPOSITORY = Path(__file__).parent.parent
 PROFILE = {"attention": 0.25, "dropout": 0.75}
@@ -19,7 +19,7 @@ def record(ratios, measurements=None):
 def test_the_page_of_this_repository_is_rendered_from_its_records(tmp_path):
     page = REPOSITORY / "docs" / "performance.md"
     copy = Path(shutil.copy(page, tmp_path / "page.md"))
-    records = sorted((REPOSITORY / "results" / "performance").glob("*.json"))
+    records = record_files(REPOSITORY / "results" / "performance")
     assert len(records) >= 4
     assert not update_page(copy, records)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -27,6 +27,12 @@ def test_the_page_of_this_repository_is_rendered_from_its_records(tmp_path):
     assert goals == render_goals([read_record(record) for record in records])
     for picture in ("performance-goals.png", "training-steps.png"):
         assert picture in page.read_text(encoding="utf-8") and page.with_name(picture).is_file()
+
+
+def test_what_varies_a_record_comes_after_it(tmp_path):
+    for name in ("training-no-dropout", "training", "epoch"):
+        (tmp_path / f"{name}.json").touch()
+    assert [file.stem for file in record_files(tmp_path)] == ["epoch", "training", "training-no-dropout"]
 
 
 def test_a_record_fills_its_block(tmp_path):

@@ -28,6 +28,11 @@ GOALS: dict[str, float | None] = {
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
+def record_files(folder: str | os.PathLike) -> list[Path]:
+    """The records of a folder; one that varies another (`training-no-dropout`) comes after it (`training`)."""
+    return sorted(Path(folder).glob("*.json"), key=lambda file: file.stem)
+
+
 def update_page(page: str | os.PathLike, records: Sequence[str | os.PathLike]) -> bool:
     """Renders every record into the block of the page that has the name of its file, and the goals into `goals`.
 
