@@ -102,6 +102,15 @@ def test_logs_by_level_are_those_of_one_process(two_processes, tmp_path):
             assert one[name] == pytest.approx(two[name], rel=1e-5), name
 
 
+def test_the_pad_row_that_is_held_back_stays_as_it_was(two_processes):
+    model = partitioned().double()
+    pad = model.config.pad_token_id
+    before, after = model.state_dict(), torch.load(two_processes / "padded.pt")
+    name = "lm_head.weight"
+    assert torch.equal(after[name][pad], before[name][pad])
+    assert not torch.equal(after[name][pad - 1], before[name][pad - 1])
+
+
 def test_a_pretrained_model_whose_table_of_positions_was_left_unfrozen_trains(two_processes):
     before = tiny_model("marian").state_dict()["model.encoder.embed_positions.weight"]
     after = torch.load(two_processes / "pretrained.pt")["model.encoder.embed_positions.weight"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import MarianMTModel
 
+from hf_ats.architectures import keep_pad_row_zero_
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.training import ATSSeq2SeqTrainer
 from tests.training import SequentialTrainer, make_trainer, partitioned, sentences
@@ -87,6 +88,7 @@ def main(out: Path):
     run("slimmable_accumulated", schedule="slimmable", per_device_train_batch_size=1, gradient_accumulation_steps=2)
     run("core", schedule="core")
     run("ladder", model=partitioned(ratios=(0.1, 0.25)))
+    run("padded", model=keep_pad_row_zero_(partitioned()), weight_decay=0.0)
     run("find_unused", trainer_class=FindsUnusedParameters)
     partition = PartitionConfig(ratios=[0.25])
     run("pretrained", model=partition_(MarianMTModel.from_pretrained(out / "stock"), partition), max_steps=3)
