@@ -3,7 +3,7 @@
 from .memory import peak_memory
 from .record import build_record, describe_machine, read_record, write_record
 from .report import render_circumstances, render_ratios, render_record
-from .timing import ratio, spread, synchronize, time_in_turns
+from .timing import ratio, spread, time_in_turns
 
 __all__ = [
     "build_record",
@@ -15,7 +15,6 @@ __all__ = [
     "render_ratios",
     "render_record",
     "spread",
-    "synchronize",
     "time_in_turns",
     "write_record",
 ]

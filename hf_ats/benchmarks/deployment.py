@@ -1,6 +1,6 @@
 """Exports in the runtimes that serve models: CTranslate2, and ONNX Runtime through a graph of our own.
 
-Both are optional: `pip install "hf_ats[deploy]"`. Every network here decodes a given number of tokens, so that all do
+Both are optional: `pip install ".[deploy]"`. Every network here decodes a given number of tokens, so that all do
 equal work; a runtime's own rules for when a sentence is done are left out.
 """
 
@@ -36,7 +36,7 @@ def require_runtime(name: str) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise ValueError(
-                f"runtime {name!r} needs the package {package} ({error}); run pip install 'hf_ats[deploy]', or leave "
+                f"runtime {name!r} needs the package {package} ({error}); run pip install '.[deploy]', or leave "
                 "the runtime out."
             ) from error
 

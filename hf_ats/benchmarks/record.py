@@ -1,7 +1,6 @@
 """The file of a benchmark: what was measured, on what, with which command."""
 
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation import installed_versions, write_json
+from ..evaluation import device_name, installed_versions, read_json, write_json
 
 FORMAT = 1
 _SECTIONS = ("benchmark", "command", "created", "versions", "machine", "settings", "measurements", "ratios")
@@ -64,10 +63,7 @@ def read_record(path: str | os.PathLike) -> dict:
     Raises:
         ValueError: the file holds no JSON, or not the record of a benchmark; the message names the file.
     """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); give a file that a benchmark script wrote.") from None
+    record = read_json(path, "give a file that a benchmark script wrote.")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path} does not hold a benchmark in format {FORMAT}; give a file that a benchmark wrote.")
     missing = [section for section in _SECTIONS if section not in record]
@@ -84,7 +80,7 @@ def describe_machine(device: torch.device | str = "cpu") -> dict:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "system": platform.system(),
         "allocator": chosen,
     }

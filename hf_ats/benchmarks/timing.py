@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
+from ..evaluation import synchronize
+
 
 def time_in_turns(
     candidates: dict[str, Callable[[], object]],
@@ -48,12 +50,6 @@ def time_in_turns(
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for what a GPU was given; a CPU has done it already."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from transformers import TrainerCallback
 
-from .timing import synchronize
+from ..evaluation import synchronize
 
 
 class Turn:

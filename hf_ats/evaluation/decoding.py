@@ -158,10 +158,10 @@ def compare_decoding_speed(
     tokens = {name: [0] * repeats for name in names}
 
     def decode(name: str, batch) -> tuple[float, int]:
-        _synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         generated = models[name].generate(**batch, **options[name])
-        _synchronize(device)
+        synchronize(device)
         elapsed = time.perf_counter() - start
         # The start token, which Marian and T5 also pad with, comes first and was not decoded.
         return elapsed, int((generated[:, 1:] != tokenizer.pad_token_id).sum())
@@ -188,7 +188,7 @@ def compare_decoding_speed(
             "batch_size": batch_size,
             "num_beams": decoding_settings(models[name], tokenizer, **given)["num_beams"],
             "repeats": repeats,
-            "device": _device_name(device),
+            "device": device_name(device),
             "threads": torch.get_num_threads(),
             "dtype": str(models[name].dtype).removeprefix("torch."),
         }
@@ -245,10 +245,12 @@ def _in_eval_mode(*models: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits for what a GPU was given; a CPU has done it already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, or the kind of device."""
+    return torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type

@@ -115,14 +115,21 @@ def read_results(path: str | os.PathLike) -> dict:
     Raises:
         ValueError: the file holds no JSON, or not the results of a run; the message names the file.
     """
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); give a results.json that train_translation.py wrote."
-        ) from None
+    results = read_json(path, "give a results.json that train_translation.py wrote.")
     _check(results, str(path))
     return results
+
+
+def read_json(path: str | os.PathLike, remedy: str):
+    """Reads one JSON file.
+
+    Raises:
+        ValueError: it holds no JSON; the message names the file and ends with the remedy.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from None
 
 
 def write_json(path: str | os.PathLike, value) -> None:
