@@ -17,7 +17,7 @@ drifts on the machine hits all of them alike; quote the ratios. The networks:
     overhead     as many layers and calls as stock and next to no arithmetic: what generate itself costs
 
 and, with --runtimes, full and core-dense in CTranslate2 (float32 and int8), full and core in ONNX Runtime
-(pip install "hf_ats[deploy]"). Then use --threads 1: the threads of ONNX Runtime go on spinning after each call, and
+(pip install ".[deploy]"). Then use --threads 1: the threads of ONNX Runtime go on spinning after each call, and
 slow down whatever is timed next.
 
 Before anything is timed, all decode in float32: full must give what stock gives and core what the partitioned model

@@ -1,4 +1,4 @@
-"""Exports in other runtimes decode what they decode in transformers; needs `pip install "hf_ats[deploy]"`."""
+"""Exports in other runtimes decode what they decode in transformers; needs `pip install ".[deploy]"`."""
 
 import sys
 
@@ -110,7 +110,7 @@ def test_onnx_runtime_decodes_what_transformers_decodes_and_keeps_the_two_produc
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"'onnxruntime' needs the package onnxruntime.*hf_ats\[deploy\]"):
+    with pytest.raises(ValueError, match=r"'onnxruntime' needs the package onnxruntime.*\.\[deploy\]"):
         require_runtime("onnxruntime")
     with pytest.raises(ValueError, match="'tensorrt' is not known; write one of 'ctranslate2', 'onnxruntime'"):
         require_runtime("tensorrt")
