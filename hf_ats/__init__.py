@@ -1,11 +1,11 @@
-"""Two translation models from one training run: a full network and its small low-rank core, trained in turns.
+"""Two translation models from one training run: a full network and its small core, trained in turns.
 
 An implementation for Transformers of Mohtashami, Jaggi and Stich, "Masked Training of Neural Networks with Partial
 Gradients" (AISTATS 2022). Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
 from hf_ats.checkpoint import export_adapter, export_core, export_full, load_partitioned
-from hf_ats.partition import PartitionConfig, at_level, num_levels, partition_, set_level
+from hf_ats.partition import PartitionConfig, SummedNetworks, at_level, num_levels, partition_, set_level
 from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
 
 __version__ = "0.1.0"
@@ -16,6 +16,7 @@ __all__ = [
     "ATSTrainer",
     "ATSTrainingArguments",
     "PartitionConfig",
+    "SummedNetworks",
     "at_level",
     "export_adapter",
     "export_core",

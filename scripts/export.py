@@ -2,14 +2,15 @@
 
     python scripts/export.py --checkpoint runs/iwslt/checkpoint-20000 --output_dir runs/iwslt/best
     python scripts/export.py --checkpoint runs/iwslt/checkpoint-20000 --output_dir out --kinds core core-dense adapter
-    python scripts/export.py --checkpoint runs/ladder/checkpoint-500 --output_dir out --kinds core --level 1
+    python scripts/export.py --checkpoint runs/ladder/checkpoint-500 --output_dir out --kinds core --level 0 1 2
 
 Kinds, each in a directory of its name under OUTPUT_DIR:
 
-    full        the stock architecture with W + V U merged; needs no code of ours
-    core        the factors V and U alone; loads with hf_ats, or with trust_remote_code=True
-    core-dense  the same network with V U multiplied out; stock architecture, as large as full
-    adapter     the split as a PEFT LoRA adapter, and the base W that it belongs to
+    full        the stock architecture with W + V U merged, or all widths joined; needs no code of ours
+    core        the factors V and U alone, or the narrower layers; loads with hf_ats, or with trust_remote_code=True,
+                and if feed-forward layers alone are narrower it is a stock checkpoint too
+    core-dense  the same network with V U multiplied out, or zeros filled in; stock architecture, as large as full
+    adapter     the split by rank as a PEFT LoRA adapter, and the base W that it belongs to
 
 Every export is loaded back and its logits are compared with the checkpoint's before it is reported.
 """
@@ -18,9 +19,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from hf_ats import export_adapter, export_core, export_full, load_partitioned
+from hf_ats.checkpoint import load_tokenizer
 from hf_ats.partition import level_names, resolve_level
 
 
@@ -36,27 +36,32 @@ def main() -> None:
         choices=["full", "core", "core-dense", "adapter"],
         help="what to export (default: full core)",
     )
-    parser.add_argument("--level", default="core", help="which core of a ladder: a name or a number (default: core)")
+    parser.add_argument(
+        "--level", nargs="+", default=["core"], help="which cores of a ladder, by name or number (default: core)"
+    )
     arguments = parser.parse_args()
 
     model = load_partitioned(arguments.checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
-    level = resolve_level(model, int(arguments.level) if arguments.level.isdigit() else arguments.level)
+    tokenizer = load_tokenizer(arguments.checkpoint)
     # The smallest core has the plain name; a larger one of a ladder goes by its own, such as level1.
-    core = level_names(model)[level]
+    levels = [resolve_level(model, int(level) if level.isdigit() else level) for level in arguments.level]
+    cores = {level_names(model)[level]: level for level in levels}
     out = arguments.output_dir
     writers = {
-        "full": lambda: export_full(model, out / "full", tokenizer=tokenizer),
-        "core": lambda: export_core(model, out / core, tokenizer=tokenizer, level=level),
-        "core-dense": lambda: export_core(model, out / f"{core}-dense", tokenizer=tokenizer, level=level, dense=True),
-        "adapter": lambda: export_adapter(model, out / "adapter", tokenizer=tokenizer),
+        "full": lambda: [export_full(model, out / "full", tokenizer=tokenizer)],
+        "core": lambda: [export_core(model, out / name, tokenizer=tokenizer, level=cores[name]) for name in cores],
+        "core-dense": lambda: [
+            export_core(model, out / f"{name}-dense", tokenizer=tokenizer, level=cores[name], dense=True)
+            for name in cores
+        ],
+        "adapter": lambda: [export_adapter(model, out / "adapter", tokenizer=tokenizer)],
     }
     for kind in arguments.kinds:
-        report = writers[kind]()
-        print(
-            f"{report.path}: {report.parameters:,} parameters, {report.size_bytes / 1e6:.1f} MB, logits within "
-            f"{report.parity:.1e} of the checkpoint's"
-        )
+        for report in writers[kind]():
+            print(
+                f"{report.path}: {report.parameters:,} parameters, {report.size_bytes / 1e6:.1f} MB, logits within "
+                f"{report.parity:.1e} of the checkpoint's"
+            )
 
 
 if __name__ == "__main__":

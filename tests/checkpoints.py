@@ -11,21 +11,13 @@ import torch
 from transformers.utils.logging import is_progress_bar_enabled
 
 from hf_ats.data import train_tokenizer
-from hf_ats.partition import PartitionConfig, partition_, partitioned_layers
-from tests.models import tiny_model
+from hf_ats.partition import partitioned_layers
 
 REPOSITORY = Path(__file__).parent.parent
 TRANSFORMERS_4 = Path(os.environ.get("HF_ATS_TRANSFORMERS_4", REPOSITORY / ".venv-transformers-4/bin/python"))
 
 GERMAN = ["ein Hund läuft im Park", "die Katze schläft", "zwei Männer spielen Ball", "eine Frau liest ein Buch"]
 ENGLISH = ["a dog runs in the park", "the cat sleeps", "two men play ball", "a woman reads a book"]
-
-
-def partitioned(family: str, ratios=(0.25,), seed: int = 0, dtype=torch.float32, **overrides):
-    """A tiny partitioned model in eval mode whose full network, core and `W` compute three different things."""
-    model = tiny_model(family, seed, **overrides)
-    torch.manual_seed(seed)
-    return partition_(model.to(dtype), PartitionConfig(ratios=list(ratios), init="random"))
 
 
 def trained_tokenizer(directory):
@@ -54,7 +46,7 @@ def snapshot(model) -> dict:
         "training": {name: module.training for name, module in model.named_modules()},
         "levels": {name: layer.level for name, layer in partitioned_layers(model).items()},
         "config": model.config.to_dict(),
-        "generation_config": model.generation_config.to_dict(),
+        "generation_config": model.generation_config.to_dict() if model.can_generate() else None,
         "random_state": torch.get_rng_state(),
         "progress_bars": is_progress_bar_enabled(),
     }

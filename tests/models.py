@@ -1,4 +1,4 @@
-"""Tiny real models, built from configs, for every architecture with a preset. Nothing here needs a network."""
+"""Tiny real models, built from configs, and their partitions. Nothing here needs a network."""
 
 import torch
 from transformers import (
@@ -8,12 +8,28 @@ from transformers import (
     M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    ResNetConfig,
+    ResNetForImageClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
 
+from hf_ats.partition import PartitionConfig, partition_
+
 FAMILIES = ("marian", "bart", "m2m_100", "t5")
 VOCABULARY = 96
+
+PARTITIONS = {
+    "rank": dict(ratios=[0.25]),
+    "rank ladder": dict(ratios=[0.1, 0.25]),
+    "width": dict(method="width", ratios=[0.25]),
+    "width ladder": dict(method="width", ratios=[0.25, 0.5, 0.75]),
+    "feed-forward width": dict(method="width", ratios=[0.25]),
+}
+"""What the tests partition by: by name, fields of `PartitionConfig`. The last leaves queries and keys alone."""
+
+FEED_FORWARD = {family: ["wi", "wo"] if family == "t5" else ["fc1", "fc2"] for family in FAMILIES}
+"""By family, the suffixes of the feed-forward layers, which a stock class can have narrower."""
 
 _SHARED = dict(
     vocab_size=VOCABULARY,
@@ -109,6 +125,40 @@ def tiny_model(family: str, seed: int = 0, **overrides):
     return model.eval()
 
 
+def partition_of(family: str, partition: str, **fields) -> PartitionConfig:
+    """A configuration of `PARTITIONS` for an architecture, with other fields where given."""
+    if partition == "feed-forward width":
+        fields = {"target_modules": FEED_FORWARD[family]} | fields
+    return PartitionConfig(**(PARTITIONS[partition] | fields))
+
+
+def partitioned(
+    family: str = "marian",
+    partition: str | PartitionConfig = "rank",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **overrides,
+):
+    """A tiny partitioned model in eval mode, by a name of `PARTITIONS` or a configuration of one's own.
+
+    Further arguments are fields of the model's config.
+    """
+    config = partition_of(family, partition) if isinstance(partition, str) else partition
+    return partition_(tiny_model(family, seed, **overrides).to(dtype), config)
+
+
+def tiny_resnet(seed: int = 0):
+    """Two stages of 8 and 16 channels for 5 classes, with batch statistics of their own; in training mode."""
+    torch.manual_seed(seed)
+    sizes = dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    model = ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic", num_labels=5))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "normalization" in name and tensor.is_floating_point():
+                tensor.add_(0.3 * torch.rand_like(tensor))
+    return model
+
+
 def probe_batch(model, n: int = 3, source: int = 7, target: int = 5, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random ids without padding; input_ids and attention_mask `(n, source)`, decoder_input_ids `(n, target)`."""
     generator = torch.Generator().manual_seed(seed)
@@ -131,3 +181,11 @@ def training_batch(n: int = 4, source: int = 7, target: int = 6, seed: int = 0) 
     for row in range(n):
         labels[row, target - row % 3 :] = -100
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+
+
+def pictures(number: int = 4, seed: int = 0) -> list[dict]:
+    """Random images of 8 x 8 with labels of `tiny_resnet`, as a data set has them."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(number, 3, 8, 8, generator=generator)
+    labels = torch.randint(5, (number,), generator=generator)
+    return [{"pixel_values": p, "labels": int(label)} for p, label in zip(pixels, labels, strict=True)]

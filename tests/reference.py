@@ -1,11 +1,77 @@
 """The oracle: alternating training by the book, without the layers, the trainer, or any optimizer of ours or torch's.
 
-The super-network is a dictionary of arrays. Each step composes plain weights from it, `W + V U` or a part of it, runs
-the stock model with them, and applies AdamW (Loshchilov and Hutter, 2019), written out, to the step's mask alone.
+The super-network is a dictionary of arrays, and each level a mask `p` of zeros and ones on each of them. A step
+composes plain weights from `p * x` (Section 3.1 of the paper), runs the stock model with them, and applies AdamW
+(Loshchilov and Hutter, 2019), written out, where the step's mask is one. What a narrower core lacks is zero.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch.func import functional_call
+
+NARROW = {
+    "rows": ("fc1", "wi"),
+    "columns": ("fc2", "wo"),
+    "heads": ("q_proj", "k_proj", "q", "k"),
+}
+"""What of which layer is narrower in a core by width, by the last part of the layer's name."""
+
+
+@dataclass
+class SuperNetwork:
+    """Arrays, the mask of each array at each level (the full one last), and the names of the weights that are sums.
+
+    For each name in `sums` there are the arrays `name.W`, `name.U0`, `name.V0`, `name.U1`, ... of `W + V U`.
+    """
+
+    arrays: dict[str, torch.Tensor]
+    masks: dict[str, list[torch.Tensor]]
+    sums: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> int:
+        """The full level."""
+        return len(next(iter(self.masks.values()))) - 1
+
+    def union(self, name: str, levels) -> torch.Tensor:
+        """The mask of an array in a step that trains several levels."""
+        return torch.stack([self.masks[name][level] for level in levels]).amax(dim=0)
+
+
+def by_rank(arrays, sums, cores) -> SuperNetwork:
+    """Low-rank cores: share `i` of the factors belongs to the levels from `i` on, `W` to the full one alone."""
+
+    def from_level(name):
+        part = name.rpartition(".")[2] if name.rpartition(".")[0] in sums else ""
+        return cores if part == "W" else int(part[1:] or 0)
+
+    masks = {
+        name: [torch.full_like(array, level >= from_level(name)) for level in range(cores + 1)]
+        for name, array in arrays.items()
+    }
+    return SuperNetwork(arrays, masks, tuple(sums))
+
+
+def by_width(arrays, ratios, heads, narrow=("rows", "columns", "heads")) -> SuperNetwork:
+    """Narrower cores: the first share of the neurons of each block, and of the dimensions of each head."""
+
+    def mask(name, array, ratio):
+        *_, layer, kind = ("", *name.split("."))
+        ones = torch.ones_like(array)
+        how = next((how for how in narrow if layer in NARROW[how]), None)
+        if how == "rows":
+            ones[max(1, round(ratio * len(array))) :] = 0
+        elif how == "columns" and kind == "weight":
+            ones[:, max(1, round(ratio * array.shape[1])) :] = 0
+        elif how == "heads":
+            of_heads = ones.view(heads, len(array) // heads, -1)
+            of_heads[:, max(1, round(ratio * of_heads.shape[1])) :] = 0
+        return ones
+
+    return SuperNetwork(
+        arrays, {name: [mask(name, array, ratio) for ratio in (*ratios, 1)] for name, array in arrays.items()}
+    )
 
 
 def tied_names(stock):
@@ -15,35 +81,14 @@ def tied_names(stock):
     return {name: first[id(parameter)] for name, parameter in every if name != first[id(parameter)]}
 
 
-def part_of(name):
-    """`("fc1.weight", "U", 0)` of `"fc1.weight.U0"`; the share of `W` is None, and the part of a plain array too."""
-    owner, _, last = name.rpartition(".")
-    if last == "W" or (last[0] in "UV" and last[1:].isdigit()):
-        return owner, last[0], int(last[1:]) if last != "W" else None
-    return name, None, None
-
-
-def takes_part(name, level, cores):
-    """Whether an array is in the mask of a level, the full one being `cores`."""
-    _, part, share = part_of(name)
-    return part is None or (level == cores if part == "W" else share <= level)
-
-
-def compose(arrays, split, tied, level, cores):
-    """The stock model's parameters at a level.
-
-    Args:
-        arrays: name -> tensor; for each name in `split` the entries `name.W`, `name.U0`, `name.V0`, `name.U1`, ...
-        split: names of the weights that are partitioned.
-        tied: what `tied_names` returned.
-        level: an integer; `cores` is the full network.
-        cores: the number of cores.
-    """
-    weights = {name: array for name, array in arrays.items() if part_of(name)[1] is None}
-    for name in split:
-        weights[name] = arrays[f"{name}.W"] if level == cores else 0.0
-        for share in range(min(level, cores - 1) + 1):
-            weights[name] = weights[name] + arrays[f"{name}.V{share}"] @ arrays[f"{name}.U{share}"]
+def compose(network, tied, level):
+    """The stock model's parameters at a level; `tied` is what `tied_names` returned."""
+    masked = {name: network.masks[name][level] * array for name, array in network.arrays.items()}
+    weights = {name: array for name, array in masked.items() if name.rpartition(".")[0] not in network.sums}
+    for name in network.sums:
+        shares = sum(f"{name}.U{share}" in masked for share in range(len(masked)))
+        products = [masked[f"{name}.V{share}"] @ masked[f"{name}.U{share}"] for share in range(shares)]
+        weights[name] = masked[f"{name}.W"] + sum(products)
     return weights | {name: weights[first] for name, first in tied.items()}
 
 
@@ -61,13 +106,11 @@ def loss_of(stock, weights, batch, tokens, smoothing):
 
 def train(
     stock,
-    arrays,
-    split,
+    network,
     windows,
     *,
     levels,
     lr,
-    cores=1,
     frozen=(),
     weight_decay=0.0,
     decayed=(),
@@ -77,45 +120,43 @@ def train(
     eps=1e-8,
     core_coefficient=1.0,
 ):
-    """Changes `arrays` in place: one step for each window of micro-batches, the levels in turn.
+    """Changes the network's arrays in place: one step for each window of micro-batches, the levels in turn.
 
     Args:
         windows: a list of steps, each a list of micro-batches.
         levels: what the steps train in turn, each a tuple of levels whose gradients are summed.
         lr: a function from the step to the learning rate.
-        cores: the number of cores, and the level of the full network.
-        frozen: names in `arrays` that are never trained.
-        decayed: names in `arrays` that weight decay applies to.
+        frozen: names of arrays that are never trained.
+        decayed: names of arrays that weight decay applies to.
     """
-    state, tied = {}, tied_names(stock)
+    tied, trained = tied_names(stock), {name: a for name, a in network.arrays.items() if name not in frozen}
+    # For every number of an array its own count of steps, and first and second moment.
+    state = {name: [torch.zeros_like(array) for _ in range(3)] for name, array in trained.items()}
     for step, window in enumerate(windows):
         together = levels[step % len(levels)]
-        mask = {
-            name: array.requires_grad_()
-            for name, array in arrays.items()
-            if name not in frozen and any(takes_part(name, level, cores) for level in together)
-        }
         tokens = sum((batch["labels"] != -100).sum() for batch in window)
+        for array in trained.values():
+            array.requires_grad_()
         loss = sum(
-            loss_of(stock, compose(arrays, split, tied, level, cores), batch, tokens, smoothing)
+            loss_of(stock, compose(network, tied, level), batch, tokens, smoothing)
             for level in together
             for batch in window
         )
-        gradients = dict(zip(mask, torch.autograd.grad(loss, mask.values(), allow_unused=True), strict=True))
+        gradients = dict(zip(trained, torch.autograd.grad(loss, trained.values(), allow_unused=True), strict=True))
         gradients = {name: g for name, g in gradients.items() if g is not None}
-        for array in arrays.values():
+        for array in trained.values():
             array.requires_grad_(False)
         if max_norm is not None:
             norm = torch.sqrt(sum(g.square().sum() for g in gradients.values()))
             gradients = {name: g * min(1.0, max_norm / (norm + 1e-6)) for name, g in gradients.items()}
-        rate = lr(step) * (1.0 if cores in together else core_coefficient)
+        rate = lr(step) * (1.0 if network.full in together else core_coefficient)
         for name, gradient in gradients.items():
-            count, first, second = state.get(name, (0, 0.0, 0.0))
-            count += 1
-            first = betas[0] * first + (1 - betas[0]) * gradient
-            second = betas[1] * second + (1 - betas[1]) * gradient**2
-            state[name] = (count, first, second)
-            array = arrays[name]
+            array, mask, (count, first, second) = trained[name], network.union(name, together), state[name]
+            count += mask
+            first += mask * (1 - betas[0]) * (gradient - first)
+            second += mask * (1 - betas[1]) * (gradient**2 - second)
             if name in decayed:
-                array -= rate * weight_decay * array
-            array -= rate * (first / (1 - betas[0] ** count)) / ((second / (1 - betas[1] ** count)).sqrt() + eps)
+                array -= mask * rate * weight_decay * array
+            done = count.clamp(min=1)
+            change = (first / (1 - betas[0] ** done)) / ((second / (1 - betas[1] ** done)).sqrt() + eps)
+            array -= mask * rate * change

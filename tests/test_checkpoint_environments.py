@@ -11,8 +11,8 @@ import torch
 
 from hf_ats.checkpoint import export_core, export_full
 from hf_ats.partition import at_level
-from tests.checkpoints import GERMAN, TRANSFORMERS_4, logits, partitioned, run_elsewhere, trained_tokenizer
-from tests.models import FAMILIES, probe_batch
+from tests.checkpoints import GERMAN, TRANSFORMERS_4, logits, run_elsewhere, trained_tokenizer
+from tests.models import FAMILIES, partitioned, probe_batch
 
 INTERPRETERS = {"5": sys.executable, "4": TRANSFORMERS_4}
 """The major version of transformers to an interpreter that has it."""
@@ -28,15 +28,18 @@ WITHOUT_PACKAGE = """
         sys.exit("hf_ats can be imported, so nothing is tested")
     except ImportError:
         pass
-    found = {"version": transformers.__version__, "classes": {}, "differences": {}}
+    found = {"version": transformers.__version__, "classes": {}, "differences": {}, "generated": {}}
     for family in families:
         batch = torch.load(f"{folder}/{family}/batch.pt")
-        for export, trust in (("full", {}), ("core", {"trust_remote_code": True})):
-            model = AutoModelForSeq2SeqLM.from_pretrained(f"{folder}/{family}/{export}", **trust)
+        for export, trust in (("full", False), ("core", True), ("width", True), ("narrow", False)):
+            model = AutoModelForSeq2SeqLM.from_pretrained(f"{folder}/{family}/{export}", trust_remote_code=trust)
             with torch.no_grad():
                 difference = model(**batch).logits - torch.load(f"{folder}/{family}/{export}.pt")
             found["classes"][f"{family} {export}"] = type(model).__name__
             found["differences"][f"{family} {export}"] = difference.abs().max().item()
+            inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+            ids = model.generate(**inputs, num_beams=3, max_length=11, min_length=11)
+            found["generated"][f"{family} {export}"] = ids.tolist()
     texts = json.load(open(f"{folder}/texts.json"))
     translate = pipeline("translation", model=f"{folder}/marian/core", trust_remote_code=True, device="cpu")
     found["core"] = translate(texts, batch_size=2)
@@ -68,7 +71,10 @@ WITH_PACKAGE = """
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """For each family the exports `full` and `core`, a batch, and the model's logits at both levels; some texts."""
+    """For each family four exports, a batch, and the logits and words of the models that they were made from; texts.
+
+    `full` and `core` are by rank, `width` a core of narrower attention too, and `narrow` one of a stock class.
+    """
     folder = tmp_path_factory.mktemp("environments")
     tokenizer = trained_tokenizer(folder / "tokenizer")
     (folder / "texts.json").write_text(json.dumps(GERMAN))
@@ -79,9 +85,17 @@ def folder(tmp_path_factory):
         export_full(model, folder / family / "full", tokenizer=tokenizer)
         export_core(model, folder / family / "core", tokenizer=tokenizer)
         torch.save(probe_batch(model), folder / family / "batch.pt")
-        for level in ("full", "core"):
-            with at_level(model, level):
-                torch.save(logits(model, probe_batch(model)), folder / family / f"{level}.pt")
+        width, narrow = partitioned(family, "width"), partitioned(family, "feed-forward width")
+        export_core(width, folder / family / "width")
+        export_core(narrow, folder / family / "narrow")
+        networks = {"full": (model, "full"), "core": (model, "core"), "width": (width, 0), "narrow": (narrow, 0)}
+        for name, (network, level) in networks.items():
+            batch = probe_batch(network)
+            with at_level(network, level):
+                torch.save(logits(network, batch), folder / family / f"{name}.pt")
+                del batch["decoder_input_ids"]
+                ids = network.generate(**batch, num_beams=3, max_length=11, min_length=11)
+            (folder / family / f"{name}.json").write_text(json.dumps(ids.tolist()))
     return folder
 
 
@@ -107,10 +121,15 @@ def assert_nothing_alarming(stderr: str) -> None:
 def test_full_and_core_compute_and_translate_where_the_package_is_not_installed(version, folder):
     found = run_elsewhere(INTERPRETERS[version], WITHOUT_PACKAGE, folder, folder, *FAMILIES, with_package=False)
     assert found["version"].split(".")[0] == version
-    assert len(found["differences"]) == 8
+    assert len(found["differences"]) == 16
     assert {name: difference for name, difference in found["differences"].items() if not difference < 1e-5} == {}
     for family in FAMILIES:
-        assert found["classes"][f"{family} core"] == f"ATS{found['classes'][f'{family} full']}"
+        stock = found["classes"][f"{family} full"]
+        assert found["classes"][f"{family} core"] == found["classes"][f"{family} width"] == f"ATS{stock}"
+        assert found["classes"][f"{family} narrow"] == stock
+        for export in ("full", "core", "width", "narrow"):
+            expected = json.loads((folder / family / f"{export}.json").read_text())
+            assert found["generated"][f"{family} {export}"] == expected
     assert found["core"] == found["core, saved again"] == translations(folder, "core")
     if version == "4":
         assert found["full"] == translations(folder, "full")

@@ -15,26 +15,31 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    MT5Config,
+    MT5ForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
 )
 
-from hf_ats.checkpoint import ExportReport, export_adapter, export_core, export_full, export_stock
-from hf_ats.checkpoint.modeling_ats import LowRankLinear
+from hf_ats.checkpoint import ExportReport, export_adapter, export_core, export_full, export_stock, load_partitioned
 from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
     at_level,
     count_exported_parameters,
     count_parameters,
+    level_names,
+    num_levels,
     partition_,
     partitioned_layers,
     set_level,
 )
-from tests.checkpoints import assert_same, logits, partitioned, snapshot, trained_tokenizer
-from tests.models import FAMILIES, probe_batch, tiny_model
+from hf_ats.travelling.attention_ats import NarrowKeyAttention
+from hf_ats.travelling.modeling_ats import LowRankLinear
+from tests.checkpoints import assert_same, logits, snapshot, trained_tokenizer
+from tests.models import FAMILIES, partition_of, partitioned, pictures, probe_batch, tiny_model, tiny_resnet
 
-LADDER = (0.1, 0.25)
+LADDER = "rank ladder"
 EXPORTS = {
     "full": export_full,
     "core": export_core,
@@ -44,9 +49,18 @@ EXPORTS = {
 }
 LEVELS = {"full": "full", "core": "core", "level1": "level1", "core-dense": "core", "adapter": "full"}
 
+# Every export of a ladder by rank; by width those whose network differs, and the core that is a stock model.
+PARTITIONED_EXPORTS = [("rank ladder", export) for export in EXPORTS] + [
+    ("width ladder", "full"),
+    ("width ladder", "core"),
+    ("width ladder", "level1"),
+    ("width ladder", "core-dense"),
+    ("feed-forward width", "core"),
+]
+
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
 TOKENIZER = {"source.spm", "target.spm", "tokenizer_config.json", "vocab.json"}
-CODE = {"modeling_ats.py", "pipeline_ats.py"}
+CODE = {"modeling_ats.py", "attention_ats.py", "pipeline_ats.py"}
 FILES = {
     "full": WEIGHTS | TOKENIZER | {"export.json"},
     "core": WEIGHTS | TOKENIZER | CODE | {"export.json"},
@@ -74,15 +88,15 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("export", EXPORTS)
-def test_an_export_computes_what_the_model_computes_at_its_level(family, export, tmp_path):
-    model = partitioned(family, LADDER)
+@pytest.mark.parametrize(("partition", "export"), PARTITIONED_EXPORTS)
+def test_an_export_computes_what_the_model_computes_at_its_level(family, partition, export, tmp_path):
+    model = partitioned(family, partition)
     batch = probe_batch(model)
     at = {}
-    for level in ("core", "level1", "full"):
+    for level in level_names(model):
         with at_level(model, level):
             at[level] = logits(model, batch)
-    assert len({tuple(value.flatten().tolist()) for value in at.values()}) == 3
+    assert len({tuple(value.flatten().tolist()) for value in at.values()}) == len(at)
     report = EXPORTS[export](model, tmp_path / "out")
     exported = load(export, tmp_path / "out", model)
     torch.testing.assert_close(logits(exported, batch), at[LEVELS[export]], atol=1e-5, rtol=1e-5)
@@ -106,10 +120,141 @@ def test_cores_hold_factors_and_full_exports_hold_the_merged_weight(family, tmp_
         torch.testing.assert_close(linear.weight, layer.weight + V @ U)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("level", ["core", "level1"])
+def test_a_core_by_width_is_physically_smaller_and_generates_what_the_model_does(family, level, tmp_path):
+    model = partitioned(family, "width ladder", tie_word_embeddings=False)
+    export_core(model, tmp_path / "core", level=level)
+    core = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "core")
+    assert type(core).__name__ == f"ATS{type(model).__name__}"
+    neurons, dimensions = {"core": (16, 2), "level1": (32, 4)}[level]
+    shapes = {"fc1": (neurons, 32), "fc2": (32, neurons), "q_proj": (4 * dimensions, 32)}
+    shapes |= {"wi": shapes["fc1"], "wo": shapes["fc2"]}
+    shapes |= dict.fromkeys(("k_proj", "q", "k"), shapes["q_proj"])
+    stored = load_file(tmp_path / "core" / "model.safetensors")
+    for name in partitioned_layers(model):
+        assert isinstance(core.get_submodule(name), nn.Linear)
+        assert stored[f"{name}.weight"].shape == shapes[name.rpartition(".")[2]]
+    if family != "t5":  # whose own attention takes one size of heads, filled up with zeros
+        attention = core.model.decoder.layers[0].encoder_attn
+        assert isinstance(attention, NarrowKeyAttention) and type(attention.k_proj) is nn.Linear
+    batch = probe_batch(model)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    options = dict(num_beams=4, min_new_tokens=10, max_new_tokens=10, return_dict_in_generate=True, output_scores=True)
+    other = model.generate(**inputs, **options).sequences
+    with at_level(model, level):
+        expected = model.generate(**inputs, **options)
+    found = core.generate(**inputs, **options)
+    assert torch.equal(found.sequences, expected.sequences) and not torch.equal(found.sequences, other)
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
+    keys, _, *_ = next(iter(found.past_key_values.self_attention_cache))
+    assert keys.shape[-1] == (dimensions if family != "t5" else 8)
+    # A core saves itself again, with its code.
+    core.save_pretrained(tmp_path / "again")
+    assert files(tmp_path / "again") == WEIGHTS | CODE
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(logits(again, batch), logits(core, batch))
+
+
+FEED_FORWARD_FIELDS = {"t5": {"d_ff"}} | {
+    family: {"encoder_ffn_dim", "decoder_ffn_dim"} for family in FAMILIES if family != "t5"
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_core_of_narrower_feed_forward_layers_is_a_stock_model(family, tokenizer, tmp_path):
+    model = tiny_model(family)
+    model.generation_config.update(num_beams=3, max_new_tokens=11)
+    model.save_pretrained(tmp_path / "before")
+    config = partition_of(family, "feed-forward width", ratios=[0.25, 0.5], init="importance")
+    partition_(model, config)
+    for level, size in (("core", 16), ("level1", 32)):
+        report = export_core(model, tmp_path / level, tokenizer=tokenizer, level=level)
+        assert files(tmp_path / level) == FILES["full"], "no code"
+        assert report.kind == "core" and report.parameters == count_exported_parameters(model, level)
+        before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("before", level))
+        assert {name for name in after if after[name] != before.get(name)} == FEED_FORWARD_FIELDS[family]
+        assert before.keys() == after.keys()
+        assert {after[name] for name in FEED_FORWARD_FIELDS[family]} == {size}
+        generation = [(tmp_path / name / "generation_config.json").read_text() for name in ("before", level)]
+        assert generation[0] == generation[1]
+        core = type(model).from_pretrained(tmp_path / level)
+        assert core.num_parameters() == report.parameters < model.num_parameters()
+        with at_level(model, level):
+            torch.testing.assert_close(
+                logits(core, probe_batch(core)), logits(model, probe_batch(core)), atol=1e-5, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize(
+    ("exclude", "field"),
+    [
+        (r".*encoder.*", "decoder_ffn_dim"),
+        (r".*decoder.*", "encoder_ffn_dim"),
+        (["encoder.layers.0.fc1", "encoder.layers.0.fc2"], None),
+    ],
+    ids=["decoder alone", "encoder alone", "all but one layer"],
+)
+def test_a_stock_core_has_one_width_in_each_half(exclude, field, tmp_path):
+    config = PartitionConfig(method="width", ratios=[0.5], target_modules=["fc1", "fc2"], exclude_modules=exclude)
+    model = partitioned("bart", config)
+    export_core(model, tmp_path / "core")
+    core = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "core")
+    if field is None:  # which no stock config can say
+        assert type(core).__name__ == "ATSBartForConditionalGeneration"
+        assert core.model.encoder.layers[1].fc1.out_features == 32
+    else:
+        assert type(core) is type(model)
+        other = ({"encoder_ffn_dim", "decoder_ffn_dim"} - {field}).pop()
+        assert (getattr(core.config, field), getattr(core.config, other)) == (32, 64)
+    with at_level(model, "core"):
+        torch.testing.assert_close(logits(core, probe_batch(core)), logits(model, probe_batch(core)))
+
+
+def test_a_gated_feed_forward_core_is_a_stock_model(tmp_path):
+    torch.manual_seed(0)
+    config = MT5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, dropout_rate=0.0)
+    model = MT5ForConditionalGeneration(config).eval()
+    targets = ["wi_0", "wi_1", "wo"]
+    partition_(model, PartitionConfig(method="width", ratios=[0.25], target_modules=targets, init="importance"))
+    export_core(model, tmp_path / "core")
+    core = MT5ForConditionalGeneration.from_pretrained(tmp_path / "core")
+    assert core.config.d_ff == 16
+    with at_level(model, "core"):
+        torch.testing.assert_close(logits(core, probe_batch(core)), logits(model, probe_batch(core)))
+
+
+@pytest.mark.parametrize("export", ["full", "core", "level1", "core-dense"])
+def test_a_convolutional_network_exports_as_its_own_class(export, tmp_path):
+    model = partition_(tiny_resnet(), PartitionConfig(method="width", ratios=[0.25, 0.5]))
+    pixels = torch.stack([one["pixel_values"] for one in pictures(4)])
+    for level in ("core", "level1", "full"):  # to each level statistics of its own
+        with at_level(model, level):
+            model(pixels)
+    before = snapshot(model.eval())
+    EXPORTS[export](model, tmp_path / "out")
+    assert_same(before, snapshot(model))
+    assert files(tmp_path / "out") == {"config.json", "model.safetensors", "export.json"}
+    exported = type(model).from_pretrained(tmp_path / "out")
+    widths = {"core": [2, 4], "level1": [4, 8]}.get(export, [8, 16])
+    assert (exported.config.embedding_size, exported.config.hidden_sizes) == (widths[0], widths)
+    with at_level(model, LEVELS[export]):
+        torch.testing.assert_close(logits(exported, {"pixel_values": pixels}), logits(model, {"pixel_values": pixels}))
+    model.save_pretrained(tmp_path / "checkpoint")
+    other = load_partitioned(tmp_path / "checkpoint")
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("partition", ["rank ladder", "width ladder"])
 @pytest.mark.parametrize("export", EXPORTS)
-def test_an_export_is_exactly_these_files_and_reports_them(export, tokenizer, tmp_path):
-    model = partitioned("marian", LADDER)
+def test_an_export_is_exactly_these_files_and_reports_them(export, partition, tokenizer, tmp_path):
+    model = partitioned("marian", partition)
     directory = tmp_path / "new" / "out"
+    if partition == "width ladder" and export == "adapter":
+        with pytest.raises(ValueError, match=r"this MarianMTModel is partitioned by width.*export_core and export_fu"):
+            export_adapter(model, directory, tokenizer=tokenizer)
+        assert not directory.parent.exists()
+        return
     report = EXPORTS[export](model, directory, tokenizer=tokenizer)
     assert files(directory) == FILES[export]
     assert [path.name for path in directory.parent.iterdir()] == ["out"]
@@ -135,26 +280,23 @@ def test_an_export_is_exactly_these_files_and_reports_them(export, tokenizer, tm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("export", ["full", "core-dense"])
-def test_stock_exports_bear_no_trace_of_this_package(family, export, tmp_path):
+@pytest.mark.parametrize(("partition", "export"), [("rank", "full"), ("rank", "core-dense"), ("width", "core-dense")])
+def test_stock_exports_bear_no_trace_of_this_package(family, partition, export, tmp_path):
     model = tiny_model(family)
     model.generation_config.update(num_beams=3, max_new_tokens=11)
     model.save_pretrained(tmp_path / "before")
-    partition_(type(model).from_pretrained(tmp_path / "before"), PartitionConfig(ratios=[0.25]))
-    EXPORTS[export](
-        partition_(type(model).from_pretrained(tmp_path / "before"), PartitionConfig(ratios=[0.25])),
-        tmp_path / "after",
-    )
+    loaded = type(model).from_pretrained(tmp_path / "before")
+    EXPORTS[export](partition_(loaded, partition_of(family, partition)), tmp_path / "after")
     for name in ("config.json", "generation_config.json"):
         before, after = (json.loads((tmp_path / folder / name).read_text()) for folder in ("before", "after"))
         assert after == before
         assert "ats" not in json.dumps(after).replace("float", "").lower()
 
 
-@pytest.mark.parametrize("export", EXPORTS)
-def test_exporting_leaves_the_model_as_it_was(export, monkeypatch, tmp_path):
-    model = partitioned("marian", LADDER, dtype=torch.bfloat16).train()
-    set_level(model, "level1")
+@pytest.mark.parametrize(("partition", "export"), PARTITIONED_EXPORTS)
+def test_exporting_leaves_the_model_as_it_was(partition, export, monkeypatch, tmp_path):
+    model = partitioned("marian", partition, dtype=torch.bfloat16).train()
+    set_level(model, num_levels(model) - 2)
     batch = probe_batch(model)
     model(**batch).logits.sum().backward()
     model.model.encoder.layers[0].eval()
@@ -164,10 +306,12 @@ def test_exporting_leaves_the_model_as_it_was(export, monkeypatch, tmp_path):
     assert_same(before, snapshot(model))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("partition", "dtype"), [("rank", torch.bfloat16), ("rank", torch.float16), ("width", torch.bfloat16)]
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_models_export_in_their_precision(family, dtype, tmp_path):
-    model = partitioned(family, dtype=dtype)
+def test_half_precision_models_export_in_their_precision(family, partition, dtype, tmp_path):
+    model = partitioned(family, partition, dtype=dtype)
     for export in ("full", "core"):
         report = EXPORTS[export](model, tmp_path / export)
         assert 0 <= report.parity < 0.05
@@ -180,9 +324,10 @@ def test_half_precision_models_export_in_their_precision(family, dtype, tmp_path
         assert report.parity < 1e-5, "factors are copied, so that nothing is rounded"
 
 
-def test_tied_and_untied_embeddings_stay_so(tmp_path):
+@pytest.mark.parametrize("partition", ["rank", "width"])
+def test_tied_and_untied_embeddings_stay_so(partition, tmp_path):
     for tied in (True, False):
-        model = partitioned("marian", tie_word_embeddings=tied, share_encoder_decoder_embeddings=tied)
+        model = partitioned("marian", partition, tie_word_embeddings=tied, share_encoder_decoder_embeddings=tied)
         for export in ("full", "core"):
             EXPORTS[export](model, tmp_path / export)
             again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / export)

@@ -19,22 +19,23 @@ from hf_ats.partition import (
     PartitionConfig,
     at_level,
     get_level,
+    level_names,
     num_levels,
     partition_,
     partition_config,
     partitioned_layers,
     set_level,
 )
-from tests.checkpoints import logits, partitioned, trained_tokenizer
-from tests.models import FAMILIES, probe_batch, tiny_model
+from tests.checkpoints import logits, trained_tokenizer
+from tests.models import FAMILIES, partitioned, probe_batch, tiny_model
 
 
 def assert_equal_models(loaded, model) -> None:
     """Same class, partition and tied parameters; every tensor and the logits of every level bitwise the same."""
     assert type(loaded) is type(model)
     assert partition_config(loaded) == partition_config(model)
-    assert {name: layer.ranks for name, layer in partitioned_layers(loaded).items()} == {
-        name: layer.ranks for name, layer in partitioned_layers(model).items()
+    assert {name: repr(layer) for name, layer in partitioned_layers(loaded).items()} == {
+        name: repr(layer) for name, layer in partitioned_layers(model).items()
     }
     assert [name for name, _ in loaded.named_parameters()] == [name for name, _ in model.named_parameters()]
     state, expected = loaded.state_dict(), model.state_dict()
@@ -54,10 +55,19 @@ def tables(model) -> list[tuple[str, torch.Tensor]]:
     return [(name, tensor) for name, tensor in named if "embed_positions" in name and not tensor.requires_grad]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("partition", "dtype"),
+    [
+        ("rank ladder", torch.float32),
+        ("rank ladder", torch.bfloat16),
+        ("width ladder", torch.float32),
+        ("width", torch.bfloat16),
+        ("feed-forward width", torch.float32),
+    ],
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_gives_back_the_model_bit_by_bit(family, dtype, tmp_path):
-    model = partitioned(family, (0.1, 0.25), dtype=dtype)
+def test_a_checkpoint_gives_back_the_model_bit_by_bit(family, partition, dtype, tmp_path):
+    model = partitioned(family, partition, dtype=dtype)
     model.generation_config.max_new_tokens = 7
     set_level(model, "core")
     model.train().save_pretrained(tmp_path / "saved")
@@ -69,7 +79,7 @@ def test_a_checkpoint_gives_back_the_model_bit_by_bit(family, dtype, tmp_path):
             torch.testing.assert_close(table, computed, msg=name, rtol=0.01, atol=0.01, check_dtype=False)
             table.data = computed.data
     assert_equal_models(loaded, model.eval())
-    assert get_level(loaded) == 2
+    assert get_level(loaded) == num_levels(model) - 1
     assert not any(module.training for module in loaded.modules())
     assert all(
         p.requires_grad == q.requires_grad for p, q in zip(loaded.parameters(), model.parameters(), strict=True)
@@ -112,15 +122,17 @@ def test_options_of_from_pretrained_are_taken(tmp_path):
     assert load_partitioned(str(tmp_path)).device == torch.device("cpu")
 
 
-def test_a_loaded_model_trains_and_exports(tmp_path):
-    partitioned("t5").save_pretrained(tmp_path / "saved")
+@pytest.mark.parametrize("partition", ["rank", "width"])
+def test_a_loaded_model_trains_and_exports(partition, tmp_path):
+    partitioned("t5", partition).save_pretrained(tmp_path / "saved")
     model = load_partitioned(tmp_path / "saved").train()
     set_level(model, "core")
     logits_ = model(**probe_batch(model)).logits
     logits_.square().mean().backward()
     layer = next(iter(partitioned_layers(model).values()))
-    assert layer.weight.grad is None
-    assert layer.U[0].grad.abs().sum() > 0
+    core = {id(parameter) for parameter in layer.parameters_at(0)}
+    assert core and all((p.grad is not None) == (id(p) in core) for p in layer.parameters())
+    assert layer.parameters_at(0)[0].grad.abs().sum() > 0
     assert export_full(model, tmp_path / "full").parity < 1e-5
 
 
@@ -177,9 +189,20 @@ def test_a_missing_shard_is_refused(tmp_path):
         load_partitioned(tmp_path)
 
 
-@pytest.mark.parametrize("lost", ["fc1.U.0", "fc1.residual.weight", "fc1.bias", "final_layer_norm.weight"])
-def test_missing_weights_are_refused(lost, tmp_path):
-    partitioned("marian").save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("partition", "lost"),
+    [
+        ("rank", "fc1.U.0"),
+        ("rank", "fc1.residual.weight"),
+        ("rank", "fc1.bias"),
+        ("rank", "final_layer_norm.weight"),
+        ("width", "fc1.core_weight"),
+        ("width", "fc2.extensions.0.columns"),
+        ("width", "self_attn.q_proj.extensions.0.bias"),
+    ],
+)
+def test_missing_weights_are_refused(partition, lost, tmp_path):
+    partitioned("marian", partition).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights[f"model.encoder.layers.0.{lost}"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -187,25 +210,30 @@ def test_missing_weights_are_refused(lost, tmp_path):
         load_partitioned(tmp_path)
 
 
-@pytest.mark.parametrize("ratios", [(0.125,), (0.1, 0.25), (0.25, 0.5)])
-def test_weights_of_another_partition_are_refused(ratios, tmp_path):
-    partitioned("marian", (0.25,)).save_pretrained(tmp_path / "one")
-    partitioned("marian", ratios).save_pretrained(tmp_path / "other")
+@pytest.mark.parametrize(
+    "fields",
+    [dict(ratios=[0.125]), dict(ratios=[0.1, 0.25]), dict(ratios=[0.25, 0.5]), dict(method="width", ratios=[0.25])],
+)
+def test_weights_of_another_partition_are_refused(fields, tmp_path):
+    partitioned("marian").save_pretrained(tmp_path / "one")
+    partitioned("marian", PartitionConfig(**fields)).save_pretrained(tmp_path / "other")
     (tmp_path / "one" / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"not those of the partition.*ratios=\[0.25\].*files of two checkpoints"):
         load_partitioned(tmp_path / "one")
 
 
-def test_any_stored_network_is_loaded_by_its_level(tmp_path):
-    model = partitioned("marian", ratios=(0.1, 0.25))
+@pytest.mark.parametrize("partition", ["rank ladder", "width ladder"])
+def test_any_stored_network_is_loaded_by_its_level(partition, tmp_path):
+    model = partitioned("marian", partition)
     model.save_pretrained(tmp_path / "checkpoint-1")
-    stored = {"core": 0, "level1": 1}
+    names = level_names(model)
+    stored = {name: level for level, name in enumerate(names[:-1])}
     for name, level in stored.items():
         export_core(model, tmp_path / name, level=level)
     export_full(model, tmp_path / "full")
-    assert stored_levels(tmp_path / "checkpoint-1") == ["core", "level1", "full"]
+    assert stored_levels(tmp_path / "checkpoint-1") == names
     batch = probe_batch(model)
-    for level, name in enumerate(["core", "level1", "full"]):
+    for level, name in enumerate(names):
         with at_level(model, level):
             expected = logits(model, batch)
         assert stored_levels(tmp_path / name) == [name]

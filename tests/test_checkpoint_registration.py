@@ -5,9 +5,9 @@ from transformers import AutoTokenizer, pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_ats.checkpoint import export_core, export_full, register
-from hf_ats.checkpoint.pipeline_ats import ATSTranslationPipeline
-from tests.checkpoints import GERMAN, partitioned, trained_tokenizer
-from tests.models import tiny_model
+from hf_ats.travelling.pipeline_ats import ATSTranslationPipeline
+from tests.checkpoints import GERMAN, trained_tokenizer
+from tests.models import partitioned, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_pipeline_translates_with_cores_full_exports_and_other_models(exports, w
 def test_trust_in_remote_code_may_be_given_and_changes_nothing(exports):
     translate = pipeline("translation", model=str(exports / "core"), trust_remote_code=True)
     assert type(translate) is ATSTranslationPipeline
-    assert type(translate.model).__module__ == "hf_ats.checkpoint.modeling_ats"
+    assert type(translate.model).__module__ == "hf_ats.travelling.modeling_ats"
 
 
 def test_a_partitioned_model_translates_at_its_live_level(exports):

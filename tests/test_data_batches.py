@@ -35,37 +35,54 @@ def epoch(sampler: TokenBudgetBatchSampler, number: int) -> list[list[int]]:
     return list(sampler)
 
 
-def cost(batch: list[int], lengths=LENGTHS, multiple: int = 1) -> int:
+# The tokens of a sentence from those of its sides, by the name of the count.
+COUNTS = {"both": lambda source, target: source + target, "longest": max}
+
+
+def cost(batch: list[int], lengths=LENGTHS, multiple: int = 1, counts: str = "both") -> int:
     source, target = (-(-int(side[batch].max()) // multiple) * multiple for side in lengths)
-    return len(batch) * (source + target)
+    return len(batch) * COUNTS[counts](source, target)
 
 
 def shape(batch: list[int]) -> tuple[int, int, int]:
     return len(batch), int(LENGTHS[0][batch].max()), int(LENGTHS[1][batch].max())
 
 
+@pytest.mark.parametrize("counts", COUNTS)
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 8])
-def test_every_sentence_occurs_once_and_no_batch_is_over_the_budget(num_replicas):
-    sampler = make(num_replicas=num_replicas)
+def test_every_sentence_occurs_once_and_no_batch_is_over_the_budget(num_replicas, counts):
+    sampler = make(num_replicas=num_replicas, counts=counts)
     for number in range(3):
         batches = epoch(sampler, number)
         assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(LENGTHS[0])))
-        assert max(map(cost, batches)) <= BUDGET
+        assert max(cost(batch, counts=counts) for batch in batches) <= BUDGET
         assert len(batches) == len(sampler)
         assert len(batches) % num_replicas == 0
 
 
-def test_the_greedy_cut_takes_every_sentence_that_still_fits():
+def test_the_longer_side_alone_makes_larger_batches_and_is_not_the_default():
+    longest = list(make(counts="longest"))
+    assert list(make()) == list(make(counts="both"))
+    # As fairseq counts, a batch may hold up to twice the tokens, source and target together.
+    assert 0.5 <= len(longest) / len(make()) < 0.6
+    assert BUDGET < max(map(cost, longest)) <= 2 * BUDGET
+    # By hand: 4 x 5 tokens fit, whichever the longer side is.
+    assert len(make(([5, 3, 5, 3], [3, 5, 3, 5]), max_tokens=20, counts="longest")) == 1
+    assert len(make(([5, 3, 5, 3], [3, 5, 3, 5]), max_tokens=19, counts="longest")) == 2
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_the_greedy_cut_takes_every_sentence_that_still_fits(counts):
     # An independent count, sentence by sentence.
     order = order_by_length(*LENGTHS)
     source, target = (side[order] for side in LENGTHS)
     starts = [0]
     for index in range(len(order)):
         batch = slice(starts[-1], index + 1)
-        if (index + 1 - starts[-1]) * (source[batch].max() + target[batch].max()) > BUDGET:
+        if (index + 1 - starts[-1]) * COUNTS[counts](source[batch].max(), target[batch].max()) > BUDGET:
             starts.append(index)
-    assert cut_by_budget(source, target, BUDGET).tolist() == starts
-    assert len(starts) > 50
+    assert cut_by_budget(source, target, BUDGET, counts).tolist() == starts
+    assert len(starts) > 30
 
 
 def test_little_is_padding():
@@ -84,6 +101,9 @@ def test_padding_to_a_multiple_is_counted():
     assert max(cost(batch, multiple=8) for batch in make()) > BUDGET
     with pytest.raises(ValueError, match="takes 8 source and 16 target tokens, 24 in all"):
         make(([3], [9]), max_tokens=23, pad_to_multiple_of=8)
+    longest = make(pad_to_multiple_of=8, counts="longest")
+    assert max(cost(batch, multiple=8, counts="longest") for batch in longest) <= BUDGET
+    assert max(cost(batch, multiple=8, counts="longest") for batch in make(counts="longest")) > BUDGET
 
 
 def test_shapes_stay_and_contents_and_order_change_between_epochs():
@@ -129,11 +149,13 @@ def test_batches_of_one_step_cost_alike(num_replicas):
     assert (np.diff(steps) < 0).any() and (np.diff(steps) > 0).any()
 
 
-def test_batches_that_were_split_find_steps_of_their_cost():
+@pytest.mark.parametrize("counts", COUNTS)
+def test_batches_that_were_split_find_steps_of_their_cost(counts):
     splits = 0
     for max_tokens in range(150, 400, 10):
-        splits += len(make(max_tokens=max_tokens)) % 8 != 0
-        batches = np.array([cost(batch) for batch in make(max_tokens=max_tokens, num_replicas=8)])
+        splits += len(make(max_tokens=max_tokens, counts=counts)) % 8 != 0
+        sampler = make(max_tokens=max_tokens, num_replicas=8, counts=counts)
+        batches = np.array([cost(batch, counts=counts) for batch in sampler])
         steps, sorted_steps = batches.reshape(-1, 8), np.sort(batches).reshape(-1, 8)
         assert np.ptp(steps, axis=1).sum() == np.ptp(sorted_steps, axis=1).sum(), max_tokens
     assert splits > 10
@@ -158,6 +180,9 @@ def test_a_budget_smaller_than_a_sentence_is_refused_with_the_sentence():
     with pytest.raises(ValueError, match=r"max_tokens=19 .* sentence 1 \(from 0\), .*9 source and 11 .* at least 20"):
         make(([3, 9, 4], [3, 11, 4]), max_tokens=19)
     assert len(make(([3, 9, 4], [3, 11, 4]), max_tokens=20)) == 2
+    with pytest.raises(ValueError, match=r"9 source and 11 target tokens, 11 on the longer side; 1 of 3 .* least 11"):
+        make(([3, 9, 4], [3, 11, 4]), max_tokens=10, counts="longest")
+    assert len(make(([3, 9, 4], [3, 11, 4]), max_tokens=11, counts="longest")) == 2
 
 
 @pytest.mark.parametrize(
@@ -166,6 +191,7 @@ def test_a_budget_smaller_than_a_sentence_is_refused_with_the_sentence():
         ({"max_tokens": 0}, "max_tokens=0 must be at least 1"),
         ({"num_replicas": 0}, "num_replicas=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"counts": "source"}, "counts='source' is not known; write 'both' or 'longest'"),
         ({"lengths": ([], [])}, "at least one; got shapes"),
         ({"lengths": ([1, 2], [1])}, r"got shapes \(2,\) and \(1,\)"),
     ],

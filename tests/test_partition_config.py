@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from hf_ats.partition import PartitionConfig
@@ -13,8 +15,18 @@ from hf_ats.partition import PartitionConfig
         (dict(ratios=[float("nan")]), "holds nan"),
         (dict(ratios=[0.25, 0.125]), r"increase strictly.*write ratios=\[0.125, 0.25\]"),
         (dict(ratios=[0.25, 0.25]), r"increase strictly.*write ratios=\[0.25\]"),
-        (dict(method="lowrank"), "method='lowrank' is not known; write one of 'rank'"),
-        (dict(init="zeros"), "init='zeros' is not known; write one of 'svd', 'random'"),
+        (dict(method="lowrank"), "method='lowrank' is not known; write one of 'rank', 'width'"),
+        (dict(init="zeros"), "init='zeros' is no start of method='rank'; write one of 'svd', 'random'"),
+        (dict(method="width", init="svd"), "init='svd' is no start of method='width'; write one of 'first', 'importa"),
+        (
+            dict(target_modules={"fc1": "out"}),
+            r"which method='width' knows; with method='rank' write a list.*\['fc1'\]",
+        ),
+        (dict(method="width", target_modules={}), r"target_modules=\{\} names no module; write None"),
+        (
+            dict(method="width", target_modules={"fc1": "half"}),
+            "gives 'fc1' the role 'half'; write one of 'out', 'in'",
+        ),
         (dict(target_modules=[]), r"target_modules=\[\] names no module; write None"),
         (dict(target_modules="fc(1"), r"regular expression, and does not compile.*target_modules=\['fc\(1'\]"),
         (dict(exclude_modules="*"), "exclude_modules='\\*' is a string, hence a regular expression"),
@@ -25,9 +37,19 @@ def test_a_bad_field_is_named_with_its_value_and_a_remedy(fields, message):
         PartitionConfig(**fields)
 
 
-def test_a_configuration_survives_its_dictionary():
-    config = PartitionConfig(ratios=(0.1, 0.5), target_modules=("fc1",), exclude_modules=r".*\.0\.fc1", init="random")
-    assert PartitionConfig.from_dict(config.to_dict()) == config
+@pytest.mark.parametrize(
+    "config",
+    [
+        PartitionConfig(ratios=(0.1, 0.5), target_modules=("fc1",), exclude_modules=r".*\.0\.fc1", init="random"),
+        PartitionConfig(method="width", ratios=[0.5], target_modules={"up": "out", "down": "in"}, init="importance"),
+    ],
+)
+def test_a_configuration_survives_its_dictionary(config):
+    assert PartitionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_each_method_has_a_start_of_its_own():
+    assert PartitionConfig().init == "svd" and PartitionConfig(method="width").init == "first"
 
 
 @pytest.mark.parametrize(
@@ -44,8 +66,21 @@ def test_flags_are_names_or_one_regular_expression(words, pattern):
     assert config.target_modules == config.exclude_modules == pattern
 
 
+def test_flags_with_equals_signs_give_roles():
+    words = ["layer.up=out", "down=in"]
+    config = PartitionConfig.from_flags(method="width", ratios=[0.25], target_modules=words, exclude_modules=["up"])
+    assert config.target_modules == {"layer.up": "out", "down": "in"} and config.exclude_modules == ["up"]
+    with pytest.raises(ValueError, match="gives 'down' the role 'inn'"):
+        PartitionConfig.from_flags(method="width", ratios=[0.25], target_modules=["up=out", "down=inn"])
+
+
 @pytest.mark.parametrize(
     ("ratio", "shape", "rank"), [(0.25, (512, 1024), 128), (0.03125, (1024, 512), 16), (0.001, (64, 64), 1)]
 )
 def test_the_rank_is_the_rounded_share_of_the_smaller_side_and_at_least_one(ratio, shape, rank):
     assert PartitionConfig(ratios=[ratio]).rank(ratio, *shape) == rank
+
+
+@pytest.mark.parametrize(("ratio", "size", "width"), [(0.25, 2048, 512), (0.3, 8, 2), (0.01, 64, 1)])
+def test_the_width_is_the_rounded_share_and_at_least_one(ratio, size, width):
+    assert PartitionConfig(method="width", ratios=[ratio]).width(ratio, size) == width

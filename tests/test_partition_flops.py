@@ -19,8 +19,7 @@ from hf_ats.partition import (
     set_level,
 )
 from hf_ats.partition.flops import FlopsLedger, flops_per_token
-from tests.checkpoints import partitioned
-from tests.models import FAMILIES, tiny_model
+from tests.models import FAMILIES, partitioned, tiny_model
 
 # At rank 24 of 32 even the larger core is cheaper merged for a long batch.
 LADDER = PartitionConfig(ratios=[0.125, 0.75])
@@ -85,6 +84,22 @@ def test_the_shapes_lie_on_both_sides_of_the_merge(ladder):
             assert {layer.merges(batch * target, level) for layer in layers} == {merged[1]}
 
 
+WIDTHS = PartitionConfig(method="width", ratios=[0.25, 0.5])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_narrower_layers_count_what_runs(family):
+    model = partition_(eager_model(family), WIDTHS)
+    ledger, found = FlopsLedger(model), []
+    for level in level_names(model):
+        set_level(model, level)
+        for shape in (SHAPES["below"], SHAPES["above"]):
+            assert_counts_what_runs(ledger, model, shape, level)
+        found.append(ledger.forward_flops(*SHAPES["below"]))
+    assert found == sorted(set(found))
+    assert ledger.flops_per_token("full") == flops_per_token(tiny_model(family))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_models_count_what_runs(family):
     model = eager_model(family)
@@ -134,7 +149,7 @@ def test_frozen_parameters_save_their_gradients(frozen):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flops_per_token_is_that_of_the_exported_network(family, tmp_path):
     stock = flops_per_token(tiny_model(family))
-    model = partitioned(family, LADDER.ratios)
+    model = partitioned(family, LADDER)
     export_full(model, tmp_path / "full")
     export_core(model, tmp_path / "core")
     full, core = (load_network(tmp_path / name, attn_implementation="eager") for name in ("full", "core"))
@@ -142,6 +157,14 @@ def test_flops_per_token_is_that_of_the_exported_network(family, tmp_path):
     assert flops_per_token(core) == flops_per_token(model, "core") < flops_per_token(model, "level1")
     assert flops_per_token(core, source_length=9, target_length=4) == counted(core, 1, 9, 4, backward=False) / 4
     assert_counts_what_runs(FlopsLedger(core), core, SHAPES["above"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flops_per_token_is_that_of_the_exported_narrower_network(family, tmp_path):
+    model = partitioned(family, WIDTHS)
+    export_core(model, tmp_path / "core")
+    core = load_network(tmp_path / "core", attn_implementation="eager")
+    assert flops_per_token(core) == flops_per_token(model, "core") < flops_per_token(model, "level1")
 
 
 def test_making_a_ledger_leaves_no_trace():

@@ -7,8 +7,9 @@ import torch
 
 from hf_ats.partition import parameters_at_level
 from tests.distributed import assert_same_state, launch, train_on_one_process
-from tests.models import tiny_model
-from tests.training import make_trainer, partitioned, sentences
+from tests.laws import assert_moved
+from tests.models import partitioned, tiny_model
+from tests.training import FirstOfWindow, make_trainer, sentences, train_pictures
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,9 @@ def two_processes(tmp_path_factory) -> Path:
         ("slimmable_accumulated", dict(schedule="slimmable")),
         ("slimmable", dict(schedule="slimmable")),
         ("core", dict(schedule="core")),
-        ("ladder", dict(ratios=(0.1, 0.25))),
+        ("ladder", dict(partition="rank ladder")),
+        ("width", dict(partition="width")),
+        ("width_ladder", dict(partition="width ladder", schedule="random")),
     ],
 )
 def test_two_processes_train_what_one_does(name, fields, two_processes, tmp_path):
@@ -37,6 +40,18 @@ def test_two_processes_train_what_one_does(name, fields, two_processes, tmp_path
     assert_same_state(
         torch.load(two_processes / f"{name}.pt"), train_on_one_process(tmp_path, **fields), rtol=1e-6, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("schedule", ["alternating", "slimmable"])
+def test_two_processes_share_gradients_and_the_batch_statistics_of_the_first(schedule, two_processes, tmp_path):
+    ranks = [torch.load(two_processes / f"pictures_{schedule}{rank}.pt") for rank in (0, 1)]
+    assert_same_state(*ranks, rtol=0, atol=0)
+    # Each process normalises its own batch, as one process does micro-batch by micro-batch.
+    accumulated = train_pictures(tmp_path, FirstOfWindow, schedule=schedule, gradient_accumulation_steps=2)
+    assert_same_state(ranks[0], accumulated.state_dict(), rtol=1e-6, atol=1e-9)
+    other = train_pictures(tmp_path / "other", schedule=schedule, gradient_accumulation_steps=2).state_dict()
+    statistics = [name for name in other if "running" in name]
+    assert_moved(ranks[0], other, statistics)
 
 
 def test_reducing_the_core_alone_gives_bitwise_what_the_search_for_unused_parameters_gives(two_processes):
@@ -54,6 +69,19 @@ def test_a_resume_in_the_middle_of_an_epoch_is_exact(stop, two_processes):
     assert_same_state(
         torch.load(two_processes / "whole.pt"), torch.load(two_processes / f"resumed{stop}.pt"), rtol=0, atol=0
     )
+
+
+def test_every_step_of_a_ladder_by_width_sends_its_level_alone(two_processes):
+    model = partitioned(partition="width ladder")
+    levels = ["full", "core", "level1", "level2"]
+    sizes = [sum(p.nbytes for p in parameters_at_level(model, level).values() if p.requires_grad) for level in levels]
+    assert sorted(sizes[1:]) == sizes[1:] and sizes[-1] < sizes[0]
+    for rank in (0, 1):
+        record = torch.load(two_processes / f"rank{rank}.pt")
+        steps = len(record["sent_by_width"])
+        assert steps >= 4
+        assert record["sent_by_width"] == (sizes * steps)[:steps]
+        assert record["reduced_by_width"] == ([sizes[0], 0, 0, 0] * steps)[:steps]
 
 
 def test_a_core_step_sends_the_core_alone(two_processes):

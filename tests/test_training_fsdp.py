@@ -8,10 +8,11 @@ import torch
 
 from hf_ats.architectures import keep_pad_row_zero_
 from hf_ats.checkpoint import export_core, export_full, load_network, load_partitioned
-from hf_ats.partition import parameters_at_level, partitioned_layers
+from hf_ats.partition import num_levels, parameters_at_level, partitioned_layers
 from tests.distributed import assert_same_state, launch, train_on_one_process
 from tests.laws import assert_moved, assert_still
-from tests.training import make_trainer, partitioned, sentences
+from tests.models import partitioned
+from tests.training import make_trainer, sentences
 
 STATE_KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 
@@ -39,14 +40,16 @@ def ranks(two_processes) -> list[dict]:
         ("slimmable", dict(schedule="slimmable")),
         ("slimmable_accumulated", dict(schedule="slimmable")),
         ("core", dict(schedule="core")),
-        ("ladder", dict(ratios=(0.1, 0.25))),
+        ("ladder", dict(partition="rank ladder")),
+        ("width", dict(partition="width")),
+        ("width_ladder", dict(partition="width ladder")),
         ("t5", dict(family="t5")),
         ("own_embeddings", dict(overrides=dict(share_encoder_decoder_embeddings=False, decoder_vocab_size=96))),
     ],
 )
 def test_sharded_processes_train_what_one_does(name, fields, two_processes, tmp_path):
     options = fields.pop("overrides", {})
-    model = partitioned(fields.pop("family", "marian"), fields.pop("ratios", (0.25,)), **options)
+    model = partitioned(fields.pop("family", "marian"), fields.pop("partition", "rank"), **options)
     # Double precision: what is left is the order of the sums, which AdamW's division can enlarge.
     expected = train_on_one_process(tmp_path, model, **fields)
     assert_same_state(torch.load(two_processes / f"{name}.pt"), expected, rtol=1e-6, atol=1e-9)
@@ -66,30 +69,36 @@ def test_a_core_step_leaves_every_shard_of_W_and_of_its_state_alone(ranks):
 
 
 def test_what_takes_no_part_in_a_step_gets_no_gradient_on_any_process(ranks):
-    for key, model, levels in (
-        ("with_gradient", partitioned(), ["full", "core"]),
-        ("ladder_with_gradient", partitioned(ratios=(0.1, 0.25)), ["full", "core", "level1"]),
+    for key, partition in (
+        ("with_gradient", "rank"),
+        ("ladder_with_gradient", "rank ladder"),
+        ("width_ladder_with_gradient", "width ladder"),
     ):
+        model = partitioned(partition=partition)
+        levels = [num_levels(model) - 1, *range(num_levels(model) - 1)]
         for rank in ranks:
             for step, names in enumerate(rank[key]):
                 mask = parameters_at_level(model, levels[step % len(levels)])
                 assert set(names) == {name for name, parameter in mask.items() if parameter.requires_grad}
 
 
-def test_a_core_step_neither_gathers_nor_reduces_W(ranks):
-    model = partitioned().double()
+@pytest.mark.parametrize("partition", ["rank", "width"])
+def test_a_core_step_neither_gathers_nor_reduces_what_it_does_not_train(partition, ranks):
+    model = partitioned(partition=partition).double()
     core = parameters_at_level(model, "core")
-    W = sum(layer.weight.nbytes for layer in partitioned_layers(model).values())
     # A parameter is cut by its rows, and padded to as many on each process.
-    padded = {name: p.nbytes // len(p) * (len(p) + len(p) % 2) for name, p in core.items()}
+    every = {name: p.nbytes // len(p) * (len(p) + len(p) % 2) for name, p in model.named_parameters()}
+    padded = {name: size for name, size in every.items() if name in core}
+    rest = sum(size for name, size in every.items() if name not in core)
+    assert rest
     # The units of the blocks are gathered for the forward pass and again for the backward pass, the rest once.
     gathered = sum(size * (2 if ".layers." in name else 1) for name, size in padded.items())
     scattered = sum(size for name, size in padded.items() if core[name].requires_grad)
     for rank in ranks:
-        for step, counted in enumerate(rank["bytes"]):
+        for step, counted in enumerate(rank["bytes"][partition]):
             full = step % 2 == 0
-            assert counted["gathered"] == gathered + 2 * W * full
-            assert counted["scattered"] == scattered + W * full
+            assert counted["gathered"] == gathered + 2 * rest * full
+            assert counted["scattered"] == scattered + rest * full
             # The norm of each gradient, to clip them by, and the norm of those, to log; in double precision.
             trainable = sum(p.requires_grad for p in (dict(model.named_parameters()) if full else core).values())
             assert counted.keys() == {"gathered", "scattered", "reduced"}
@@ -98,7 +107,7 @@ def test_a_core_step_neither_gathers_nor_reduces_W(ranks):
 
 def test_the_levels_and_micro_batches_of_a_step_are_reduced_once_together(ranks):
     for rank in ranks:
-        assert {step["scattered"] for step in rank["slimmable_bytes"]} == {rank["bytes"][0]["scattered"]}
+        assert {step["scattered"] for step in rank["slimmable_bytes"]} == {rank["bytes"]["rank"][0]["scattered"]}
 
 
 @pytest.mark.parametrize("kind", STATE_KINDS)

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_ats.partition import (
+    BatchFlopsLedger,
     FlopsLedger,
     PartitionConfig,
     at_level,
@@ -15,11 +16,11 @@ from hf_ats.partition import (
     set_level,
 )
 from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer
+from tests.models import partitioned
 from tests.training import (
     arguments,
     collator,
     make_trainer,
-    partitioned,
     plain_arguments,
     sentences,
 )
@@ -216,7 +217,7 @@ def test_operations_are_counted_at_the_level_of_each_step(tmp_path):
     assert totals["core"] < totals["full"]
 
 
-def test_the_estimate_for_other_models_follows_the_level_too(tmp_path):
+def test_other_models_are_counted_or_estimated_at_the_level_of_each_step(tmp_path, monkeypatch, caplog):
     config = LlamaConfig(
         vocab_size=32,
         hidden_size=16,
@@ -225,17 +226,34 @@ def test_the_estimate_for_other_models_follows_the_level_too(tmp_path):
         num_attention_heads=2,
         max_position_embeddings=16,
     )
-    totals = {}
-    for schedule in ("full", "core", "slimmable"):
-        model = partition_(LlamaForCausalLM(config), PartitionConfig(ratios=[0.25], target_modules=["up_proj"]))
-        data = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 4
-        args = plain_arguments(tmp_path, schedule=schedule, max_steps=1)
-        trainer = ATSTrainer(model, args, train_dataset=data)
-        trainer.train()
-        totals[schedule] = trainer.state.total_flos
-    layer = next(iter(partitioned_layers(model).values()))
-    assert totals["full"] - totals["core"] == 6 * 4 * 8 * layer.weight.numel()
-    assert totals["slimmable"] == totals["full"] + totals["core"]
+    data = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 4
+
+    def llama():
+        return partition_(LlamaForCausalLM(config), PartitionConfig(ratios=[0.25], target_modules=["up_proj"]))
+
+    def totals() -> dict[str, int]:
+        found = {}
+        for schedule in ("full", "core", "slimmable"):
+            args = plain_arguments(tmp_path, schedule=schedule, max_steps=1)
+            trainer = ATSTrainer(llama(), args, train_dataset=data)
+            trainer.train()
+            found[schedule] = trainer.state.total_flos
+        assert found["slimmable"] == found["full"] + found["core"]
+        return found
+
+    ledger, batch = BatchFlopsLedger(llama()), {"input_ids": torch.zeros(4, 8, dtype=torch.long)}
+    counted = totals()
+    assert counted["full"] == ledger.training_flops(batch, "full")
+    assert counted["core"] == ledger.training_flops(batch, "core")
+    assert "estimate" not in caplog.text
+
+    def refuse(*_):
+        raise ValueError("not proportional")
+
+    monkeypatch.setattr(BatchFlopsLedger, "training_flops", refuse)
+    estimated = totals()
+    layer = next(iter(partitioned_layers(llama()).values()))
+    assert estimated["full"] - estimated["core"] == 6 * 4 * 8 * layer.weight.numel()
 
 
 def test_a_model_that_cannot_be_counted_trains_with_the_estimate(tmp_path, monkeypatch):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
-from tests.models import tiny_model
-from tests.training import arguments, make_trainer, partitioned, sentences
+from hf_ats.partition import PartitionConfig, partition_
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer
+from tests.models import partitioned, pictures, tiny_model, tiny_resnet
+from tests.training import arguments, make_trainer, plain_arguments, sentences
 
 
 @pytest.mark.parametrize(
@@ -112,4 +113,15 @@ def test_sharding_that_breaks_a_law_is_refused(options, message, tmp_path, monke
     plugin = FullyShardedDataParallelPlugin(**(sharding | options))
     monkeypatch.setattr(trainer.accelerator.state, "fsdp_plugin", plugin)
     with pytest.raises(ValueError, match=message):
+        refuse_unkept_laws(trainer, ["core", "full"])
+
+
+def test_a_batch_normalization_per_level_is_refused_under_sharding(tmp_path):
+    from hf_ats.training.refusals import refuse_unkept_laws
+
+    model = partition_(tiny_resnet(), PartitionConfig(method="width", ratios=[0.5]))
+    trainer = ATSTrainer(model, plain_arguments(tmp_path), train_dataset=pictures(4))
+    refuse_unkept_laws(trainer, ["core", "full"])
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match=r"this model has PartitionedBatchNorm2d, PartitionedConv2d.*drop the fsdp"):
         refuse_unkept_laws(trainer, ["core", "full"])

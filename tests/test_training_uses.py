@@ -14,14 +14,13 @@ from hf_ats.partition import (
 )
 from hf_ats.training import ATSTrainer
 from tests.laws import assert_moved, assert_same_weights, assert_still, snapshot
-from tests.models import tiny_config, tiny_model
+from tests.models import partitioned, tiny_config, tiny_model
 from tests.training import (
     SequentialTrainer,
     Watch,
     arguments,
     collator,
     make_trainer,
-    partitioned,
     plain_arguments,
     sentences,
 )

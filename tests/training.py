@@ -6,9 +6,9 @@ from transformers import TrainerCallback
 
 from hf_ats.data import TranslationCollator
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainingArguments
+from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
 from tests.laws import snapshot
-from tests.models import VOCABULARY, tiny_model
+from tests.models import VOCABULARY, pictures, tiny_resnet
 
 
 class PaddingTokenizer:
@@ -46,20 +46,23 @@ def sentences(number: int = 24, seed: int = 0) -> list[dict[str, list[int]]]:
     return [{"input_ids": s, "attention_mask": [1] * len(s), "labels": t} for s, t in pairs]
 
 
-class SequentialTrainer(ATSSeq2SeqTrainer):
-    """Takes the sentences in their order, so that a reference can take the same."""
+class InOrder:
+    """Takes the training data in their order, so that a reference can take the same."""
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(self.train_dataset)
 
 
+class SequentialTrainer(InOrder, ATSSeq2SeqTrainer):
+    """Takes the sentences in their order."""
+
+
+class SequentialPlainTrainer(InOrder, ATSTrainer):
+    """Takes the pictures in their order."""
+
+
 def collator(model) -> TranslationCollator:
     return TranslationCollator(PaddingTokenizer(model.config.pad_token_id), model=model)
-
-
-def partitioned(family="marian", ratios=(0.25,), seed=0, **overrides):
-    model = tiny_model(family, seed, **overrides)
-    return partition_(model, PartitionConfig(ratios=list(ratios)))
 
 
 def arguments(output_dir, **fields) -> ATSSeq2SeqTrainingArguments:
@@ -93,6 +96,35 @@ def make_trainer(model, output_dir, trainer_class=SequentialTrainer, dataset=Non
 def plain_arguments(output_dir, **fields):
     quiet = dict(use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False)
     return ATSTrainingArguments(str(output_dir), **(quiet | fields))
+
+
+class FirstOfWindow(SequentialPlainTrainer):
+    """Keeps the batch statistics of the first micro-batch of each two: those of the first of two processes."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        first = self._first = not getattr(self, "_first", False)
+        kept = None if first else {name: buffer.clone() for name, buffer in model.named_buffers()}
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not first:
+            for name, buffer in model.named_buffers():
+                buffer.copy_(kept[name])
+        return loss
+
+
+def train_pictures(output_dir, trainer_class=SequentialPlainTrainer, **fields):
+    """A convolutional network in double precision after 6 steps of SGD; 4 pictures in each micro-batch."""
+    model = partition_(tiny_resnet(), PartitionConfig(method="width", ratios=[0.25, 0.5])).double()
+    sgd = dict(optim="sgd", optim_args="momentum=0.9", weight_decay=0.1, learning_rate=0.1, max_grad_norm=0.0)
+    args = plain_arguments(
+        output_dir,
+        max_steps=6,
+        per_device_train_batch_size=4,
+        logging_strategy="no",
+        **(sgd | fields),
+    )
+    data = [{**one, "pixel_values": one["pixel_values"].double()} for one in pictures(48)]
+    trainer_class(model, args, train_dataset=data).train()
+    return model
 
 
 class Watch(TrainerCallback):

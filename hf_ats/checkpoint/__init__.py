@@ -3,9 +3,9 @@
 Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
-from .exports import export_adapter, export_core, export_full, export_stock
+from ..travelling.pipeline_ats import longest_input, with_generation_defaults
+from .exports import export_adapter, export_core, export_full, export_level, export_stock
 from .loading import load_network, load_partitioned, load_tokenizer, stored_levels
-from .pipeline_ats import longest_input, with_generation_defaults
 from .registration import register
 from .writing import ExportReport, check_replaceable
 
@@ -15,6 +15,7 @@ __all__ = [
     "export_adapter",
     "export_core",
     "export_full",
+    "export_level",
     "export_stock",
     "load_network",
     "load_partitioned",

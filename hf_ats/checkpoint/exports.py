@@ -9,23 +9,23 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..partition import (
-    count_exported_parameters,
     count_parameters,
     is_partitioned,
     level_names,
     num_levels,
+    partition_config,
     partitioned_layers,
     resolve_level,
 )
 from .loading import merge_adapter
-from .networks import core_network, partitioned_model, stock_network
+from .networks import core_network, dense_core_network, partitioned_model, stock_network
 from .writing import ExportReport, check_replaceable, write_export
 
 
 def export_full(
     model: nn.Module, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> ExportReport:
-    """Writes the full network as a checkpoint of the stock architecture, `W + V U` merged in float32.
+    """Writes the full network as a checkpoint of the stock architecture, `W + V U` merged in float32 or shares joined.
 
     The checkpoint holds no layer of ours and needs no code of ours. It is loaded back and its logits are compared with
     the model's before it appears in `directory`.
@@ -49,7 +49,10 @@ def export_full(
     ```
     """
     model = partitioned_model(model, "export_full")
-    return _export_stock(model, directory, tokenizer, kind="full", level=num_levels(model) - 1)
+    check_replaceable(directory)
+    level = num_levels(model) - 1
+    network = stock_network(model, lambda layer: layer.stock_state(level))
+    return _export(model, network, directory, tokenizer, kind="full", level=level)
 
 
 def export_stock(
@@ -96,18 +99,20 @@ def export_core(
     level: int | str = "core",
     dense: bool = False,
 ) -> ExportReport:
-    """Writes a core: the factors `U` and `V` of a level and everything outside the partitioned layers, no `W`.
+    """Writes a core: the level's own factors or narrower weights, and everything outside the partitioned layers.
 
-    The checkpoint loads through `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`, either where
-    hf_ats is imported or, with `trust_remote_code=True`, through the two files of code that travel with it.
+    A core whose feed-forward layers alone are narrower, and that of a ResNet, is a checkpoint of the stock
+    architecture with other sizes in its config, which needs no code of ours. Any other loads through
+    `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`, either where hf_ats is imported or, with
+    `trust_remote_code=True`, through the files of code that travel with it.
 
     Args:
         model: as for `export_full`.
         directory: as for `export_full`.
         tokenizer: as for `export_full`.
         level (`int` or `str`, defaults to `"core"`, the smallest): which core of a ladder.
-        dense: multiply `V U` out and write the stock class: as large as the full network, but without code of ours,
-            for runtimes that have no low-rank layer.
+        dense: write the stock class at the full network's size, `V U` multiplied out or narrower weights filled up
+            with zeros: without code of ours, for runtimes that have no such layers.
 
     Raises:
         ValueError: the model is not partitioned, has no such level, the level is the full network, or the
@@ -128,23 +133,37 @@ def export_core(
             f"level={level_given!r} is the full network, which is no core; write export_full(model, directory), or "
             f"one of the levels {', '.join(map(repr, level_names(model)[:-1]))}."
         )
-    if dense:
-        return _export_stock(model, directory, tokenizer, kind="core-dense", level=level)
     check_replaceable(directory)
-    network = core_network(model, level)
+    network = dense_core_network(model, level) if dense else core_network(model, level)
+    return _export(model, network, directory, tokenizer, kind="core-dense" if dense else "core", level=level)
 
-    def save(draft: Path) -> None:
-        _save(network, tokenizer, draft)
 
-    return write_export(
-        model,
-        directory,
-        kind="core",
-        level=level,
-        parameters=count_exported_parameters(model, level),
-        save=save,
-        load=lambda draft: AutoModelForSeq2SeqLM.from_pretrained(draft, **_AS_REFERENCE),
-    )
+def export_level(
+    model: nn.Module,
+    directory: str | os.PathLike,
+    *,
+    level: int | str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> ExportReport:
+    """Writes one network of a run, whichever it is: the full one, a core, or a model that was never partitioned.
+
+    Args:
+        model: as for `export_full`, or unpartitioned.
+        directory: as for `export_full`.
+        level: by name or number; `"full"` of an unpartitioned model.
+        tokenizer: as for `export_full`.
+
+    Raises:
+        ValueError: there is no such level; and as the export of its kind.
+        FileExistsError, RuntimeError: as for `export_full`.
+    """
+    if not is_partitioned(model):
+        if level not in (0, "full"):
+            raise ValueError(f"level={level!r}, but this {type(model).__name__} is not partitioned; write 'full'.")
+        return export_stock(model, directory, tokenizer=tokenizer)
+    if resolve_level(model, level) == num_levels(model) - 1:
+        return export_full(model, directory, tokenizer=tokenizer)
+    return export_core(model, directory, tokenizer=tokenizer, level=level)
 
 
 def export_adapter(
@@ -176,6 +195,11 @@ def export_adapter(
     from safetensors.torch import save_file
 
     model = partitioned_model(model, "export_adapter")
+    if partition_config(model).method != "rank":
+        raise ValueError(
+            f"export_adapter writes V U beside W, and this {type(model).__name__} is partitioned by "
+            f"{partition_config(model).method}, where there is no such sum; write export_core and export_full."
+        )
     check_replaceable(directory)
     layers = partitioned_layers(model)
     ranks = {name: layer.ranks[-1] for name, layer in layers.items()}
@@ -192,7 +216,7 @@ def export_adapter(
         rank_pattern=others,
         alpha_pattern=others,
     )
-    base = stock_network(model, lambda layer: layer.weight)
+    base = stock_network(model, lambda layer: layer.stock_state(layer.num_levels - 1) | {"weight": layer.weight})
 
     def save(draft: Path) -> None:
         _save(base, tokenizer, draft / "base")
@@ -222,21 +246,25 @@ def export_adapter(
 _AS_REFERENCE = {"dtype": torch.float32, "attn_implementation": "eager"}
 
 
-def _export_stock(model: PreTrainedModel, directory, tokenizer, *, kind: str, level: int) -> ExportReport:
-    check_replaceable(directory)
-    network = stock_network(model, lambda layer: layer.merged_weight(level))
-
+def _export(
+    model: PreTrainedModel, network: PreTrainedModel, directory, tokenizer, *, kind: str, level: int
+) -> ExportReport:
     def save(draft: Path) -> None:
         _save(network, tokenizer, draft)
+
+    def load(draft: Path) -> PreTrainedModel:
+        # A core's class is of ours, and found as a user finds it; a stock class is loaded without asking anyone.
+        loader = type(model) if type(network) is type(model) else AutoModelForSeq2SeqLM
+        return loader.from_pretrained(draft, **_AS_REFERENCE)
 
     return write_export(
         model,
         directory,
         kind=kind,
         level=level,
-        parameters=count_exported_parameters(model, "full"),
+        parameters=network.num_parameters(),
         save=save,
-        load=lambda draft: type(model).from_pretrained(draft, **_AS_REFERENCE),
+        load=load,
     )
 
 

@@ -12,6 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
+from .registration import IMAGE_CLASSES
 from .writing import REPORT_NAME, ExportReport
 
 
@@ -37,11 +38,12 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     """
     directory = Path(directory)
     stock_dict, partition = _read_config(directory)
-    stock_class = getattr(transformers, stock_dict["architectures"][0], None)
+    name = stock_dict["architectures"][0]
+    stock_class = getattr(transformers, name, None) or {one.__name__: one for one in IMAGE_CLASSES}.get(name)
     if stock_class is None:
         raise ValueError(
-            f"{directory} is a {stock_dict['architectures'][0]}, which is no class of transformers; construct it, and "
-            "fill it by partition_structure_(model, PartitionConfig(...)) and load_state_dict."
+            f"{directory} is a {name}, which is no class of transformers; construct it, and fill it by "
+            "partition_structure_(model, PartitionConfig(...)) and load_state_dict."
         )
 
     def __init__(self, config):
@@ -134,6 +136,8 @@ def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBas
         model: a directory, or an id of the Hub.
         kwargs: as for `AutoTokenizer.from_pretrained`.
     """
+    if is_partitioned_checkpoint(model):  # whose own model_type transformers would warn of
+        kwargs.setdefault("config", AutoConfig.for_model(**_read_config(Path(model))[0]))
     return AutoTokenizer.from_pretrained(Path(model) / _BASE if _is_adapter(model) else model, **kwargs)
 
 

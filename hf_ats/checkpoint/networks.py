@@ -8,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..partition import (
+    PartitionedLayer,
+    PartitionedLinear,
     PartitionedRankLinear,
     is_partitioned,
     partition_config,
@@ -15,6 +17,7 @@ from ..partition import (
     partitioned_layers,
     stock_config,
 )
+from .narrow_configs import narrow_config
 from .registration import CORE_CLASSES
 
 # The name of a parameter, within its layer or its network, to its value.
@@ -45,34 +48,76 @@ def partitioned_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
     return model
 
 
-def stock_network(model: PreTrainedModel, weight: Callable[[PartitionedRankLinear], torch.Tensor]) -> PreTrainedModel:
-    """The stock class, with `weight(layer)`, shape `(out_features, in_features)`, for each partitioned layer."""
-    return _assembled(model, type(model), stock_config(model), lambda layer: {"weight": weight(layer)})
+def stock_network(model: PreTrainedModel, state: Callable[[PartitionedLayer], Tensors]) -> PreTrainedModel:
+    """The stock class, with the tensors `state(layer)`, of full size, for each partitioned layer."""
+    return _assembled(model, type(model), stock_config(model), state)
+
+
+def dense_core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
+    """A core in the stock class at full size: `V U` multiplied out, or zeros where a narrower core has nothing."""
+    return stock_network(model, lambda layer: _filled_up(layer, level))
 
 
 def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
-    """The core class of this architecture with the factors of `level`, each a concatenation of the levels' shares.
+    """A core at its own size.
+
+    By rank this is the core class of this architecture with the factors of `level`, each a concatenation of the
+    levels' shares. By width it is the stock class with narrower layers, where its config can say so: feed-forward
+    layers that are equally wide throughout, the channels of a ResNet. Otherwise it is the core class.
 
     Raises:
         ValueError: there is no core class for this architecture.
     """
+    if partition_config(model).method == "rank":
+        config = _core_config(model)
+        config.ats_ranks = {name: layer.ranks[level] for name, layer in partitioned_layers(model).items()}
+
+        def factors(layer: PartitionedRankLinear) -> Tensors:
+            U, V = layer.factors(level)
+            return {"U.weight": U, "V.weight": V} | ({} if layer.bias is None else {"V.bias": layer.bias})
+
+        return _assembled(model, _core_class(model), config, factors)
+    config = narrow_config(model, level)
+    if config is not None:
+        return _assembled(model, type(model), config, lambda layer: layer.stock_state(level))
+    config = _core_config(model)
+    layers = partitioned_layers(model)
+    config.ats_widths = {name: list(reversed(layer.at(level)[0].shape)) for name, layer in layers.items()}
+    config.ats_heads = {name: layer.groups for name, layer in layers.items() if layer.filled}
+    return _assembled(model, _core_class(model), config, lambda layer: layer.stock_state(level))
+
+
+def _core_class(model: PreTrainedModel) -> type:
     by_stock_class = {core_class.__mro__[2]: core_class for core_class in CORE_CLASSES}
     if type(model) not in by_stock_class:
         raise ValueError(
             f"there is no core class for {type(model).__name__}; the architectures that have one are "
             f"{', '.join(stock.__name__ for stock in by_stock_class)}. Write export_core(..., dense=True) for a core "
-            "in the stock class, with its factors multiplied out."
+            "in the stock class, at full size."
         )
-    core_class = by_stock_class[type(model)]
+    return by_stock_class[type(model)]
+
+
+def _core_config(model: PreTrainedModel):
     config = stock_config(model)
-    config.__class__ = core_class.config_class
-    config.ats_ranks = {name: layer.ranks[level] for name, layer in partitioned_layers(model).items()}
+    config.__class__ = _core_class(model).config_class
+    return config
 
-    def factors(layer: PartitionedRankLinear) -> Tensors:
-        U, V = layer.factors(level)
-        return {"U.weight": U, "V.weight": V}
 
-    return _assembled(model, core_class, config, factors, bias="V.bias")
+@torch.no_grad()
+def _filled_up(layer: PartitionedLayer, level: int) -> Tensors:
+    """The tensors of a plain layer of full size that computes what `layer` does at `level`."""
+    if isinstance(layer, PartitionedRankLinear):
+        return layer.stock_state(level)
+    groups = layer.groups if isinstance(layer, PartitionedLinear) else 1
+    state = {name: torch.zeros_like(tensor) for name, tensor in layer.stock_state(layer.num_levels - 1).items()}
+    for name, tensor in layer.stock_state(level).items():
+        if not tensor.ndim:  # how many batches a batch normalization has seen
+            state[name] = tensor
+            continue
+        whole, part = (rows.unflatten(0, (groups, -1)) for rows in (state[name], tensor))
+        whole[tuple(slice(size) for size in part.shape)] = part
+    return state
 
 
 def reference_network(model: PreTrainedModel) -> PreTrainedModel:
@@ -99,15 +144,13 @@ def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _assembled(
-    model: PreTrainedModel, network_class: type, config, tensors: Callable[..., Tensors], bias: str = "bias"
+    model: PreTrainedModel, network_class: type, config, tensors: Callable[[PartitionedLayer], Tensors]
 ) -> PreTrainedModel:
     layers = partitioned_layers(model)
     of_layers = tuple(f"{name}." for name in layers)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(of_layers)}
     for name, layer in layers.items():
         state |= {f"{name}.{suffix}": tensor for suffix, tensor in tensors(layer).items()}
-        if layer.bias is not None:
-            state[f"{name}.{bias}"] = layer.bias
     with torch.device("meta"):
         network = network_class(config)
     _fill(network, {name: tensor.detach().cpu() for name, tensor in state.items()})

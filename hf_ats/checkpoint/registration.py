@@ -2,10 +2,11 @@
 
 import re
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, pipelines
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSeq2SeqLM, pipelines
 
-from . import modeling_ats
-from .pipeline_ats import ATSTranslationPipeline
+from ..travelling import modeling_ats
+from ..travelling.modeling_cifar_resnet import CifarResNetForImageClassification
+from ..travelling.pipeline_ats import ATSTranslationPipeline
 
 CORE_CLASSES = (
     modeling_ats.ATSMarianMTModel,
@@ -13,6 +14,9 @@ CORE_CLASSES = (
     modeling_ats.ATSM2M100ForConditionalGeneration,
     modeling_ats.ATST5ForConditionalGeneration,
 )
+
+
+IMAGE_CLASSES = (CifarResNetForImageClassification,)
 
 
 class TranslationAliases(dict):
@@ -26,13 +30,18 @@ class TranslationAliases(dict):
 
 
 def register() -> None:
-    """Registers the core classes with the Auto classes, and `pipeline("translation")` for every version.
+    """Registers the classes of ours with the Auto classes, and `pipeline("translation")` for every version.
 
     Doing it again changes nothing. The network is not touched.
     """
-    for core_class in CORE_CLASSES:
-        AutoConfig.register(core_class.config_class.model_type, core_class.config_class, exist_ok=True)
-        AutoModelForSeq2SeqLM.register(core_class.config_class, core_class, exist_ok=True)
+    for auto_class, model_classes in (
+        (AutoModelForSeq2SeqLM, CORE_CLASSES),
+        (AutoModelForImageClassification, IMAGE_CLASSES),
+    ):
+        for model_class in model_classes:
+            config_class = model_class.config_class
+            AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+            auto_class.register(config_class, model_class, exist_ok=True)
     _register_translation(pipelines.PIPELINE_REGISTRY)
 
 

@@ -156,7 +156,7 @@ def _level_name(model: PreTrainedModel, level: int) -> str:
 
 
 def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: str) -> float:
-    probe = probe_batch(model.config)
+    probe = probe_batch(model)
     reference = reference_network(model)
     if is_partitioned(reference):
         set_level(reference, level)
@@ -175,9 +175,17 @@ def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: 
     return difference
 
 
-def probe_batch(config) -> dict[str, torch.Tensor]:
-    """Two random sentences, one of them padded: ids `(2, 12)`, or shorter if the model has fewer positions."""
+def probe_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What both networks are shown: two random sentences, or two random images.
+
+    Sentences have ids `(2, 12)`, or fewer if the model has fewer positions, and one is padded; images have pixels
+    `(2, channels, size, size)`, with 32 for a size that the config does not say.
+    """
     generator = torch.Generator().manual_seed(0)
+    config = model.config
+    if model.main_input_name == "pixel_values":
+        size = getattr(config, "image_size", None) or 32
+        return {"pixel_values": torch.randn(2, config.num_channels, size, size, generator=generator)}
     length = min(12, getattr(config, "max_position_embeddings", 12))
 
     def ids(vocab_size):
@@ -185,7 +193,7 @@ def probe_batch(config) -> dict[str, torch.Tensor]:
 
     attention_mask = torch.ones(2, length, dtype=torch.long)
     attention_mask[1, length // 2 :] = 0
-    batch = {"input_ids": ids(config.vocab_size), "attention_mask": attention_mask}
+    batch = {"input_ids": ids(config.vocab_size), "attention_mask": attention_mask, "use_cache": False}
     if config.is_encoder_decoder:
         batch["decoder_input_ids"] = ids(getattr(config, "decoder_vocab_size", None) or config.vocab_size)
     return batch
@@ -193,7 +201,7 @@ def probe_batch(config) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def _logits(network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return network.eval()(**batch, use_cache=False).logits
+    return network.eval()(**batch).logits
 
 
 @contextlib.contextmanager

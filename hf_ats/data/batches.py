@@ -2,6 +2,7 @@
 
 The cost of a batch is what the network computes over, padding included:
 `sentences * (longest source + longest target)`. A batch holds as many sentences of similar length as are in budget.
+The other count is that of fairseq, `sentences * max(longest source, longest target)`.
 """
 
 import heapq
@@ -10,6 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 from transformers.utils import is_datasets_available
+
+COUNTS = {"both": np.add, "longest": np.maximum}
+"""The ways to count the tokens of a sentence: from its (padded) source and target length."""
 
 
 def sequence_lengths(dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -58,13 +62,15 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
     Args:
         lengths: (source lengths, target lengths) in tokens, two arrays of shape (sentences,), see `sequence_lengths`.
-        max_tokens: the budget of one batch, in padded tokens, source and target together.
+        max_tokens: the budget of one batch, in padded tokens.
         num_replicas: number of processes that share the batches.
+        counts: which tokens: `"both"`, source and target together, or `"longest"`, the longer one of the two.
         seed: not negative.
         pad_to_multiple_of: what the collator pads the lengths to, so that the padding is counted as it will be.
 
     Raises:
-        ValueError: a sentence is over the budget; there are too few sentences for `num_replicas`; no sentences.
+        ValueError: a sentence is over the budget; there are too few sentences for `num_replicas`; no sentences;
+            `counts` is not known.
 
     Example:
         >>> sampler = TokenBudgetBatchSampler(([3, 3, 9], [4, 4, 8]), max_tokens=17)
@@ -78,16 +84,18 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         max_tokens: int,
         num_replicas: int = 1,
         *,
+        counts: str = "both",
         seed: int = 0,
         pad_to_multiple_of: int | None = None,
     ):
         source, target = (np.asarray(side, dtype=np.int64) for side in lengths)
-        _check_arguments(source, target, max_tokens, num_replicas, seed)
+        _check_arguments(source, target, max_tokens, num_replicas, counts, seed)
         if pad_to_multiple_of is not None:
             source, target = (-(-side // pad_to_multiple_of) * pad_to_multiple_of for side in (source, target))
-        _check_budget(source, target, max_tokens)
+        _check_budget(source, target, max_tokens, counts)
         self.max_tokens = max_tokens
         self.num_replicas = num_replicas
+        self.counts = counts
         self.seed = seed
         self.epoch = 0
         # (sentences,): the sentences by length; and the number of each one's class of equal source and target length.
@@ -95,8 +103,8 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         source, target = source[self._order], target[self._order]
         new_class = (np.diff(source) != 0) | (np.diff(target) != 0)
         self._length_class = np.concatenate([[0], np.cumsum(new_class)])
-        starts = cut_by_budget(source, target, max_tokens)
-        self._starts, self._ends, self.costs = _split_to_multiple(starts, source, target, num_replicas)
+        starts = cut_by_budget(source, target, max_tokens, counts)
+        self._starts, self._ends, self.costs = _split_to_multiple(starts, source, target, num_replicas, counts)
 
     @property
     def sampler(self) -> "TokenBudgetBatchSampler":
@@ -142,36 +150,39 @@ def order_by_length(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.lexsort((np.where(turn == 0, target, -target), source))
 
 
-def cut_by_budget(source: np.ndarray, target: np.ndarray, max_tokens: int) -> np.ndarray:
+def cut_by_budget(source: np.ndarray, target: np.ndarray, max_tokens: int, counts: str = "both") -> np.ndarray:
     """Cut a sequence of sentences into as few consecutive batches as the budget allows, greedily.
 
     Args:
         source: source lengths in the order of the sentences, shape (sentences,); each sentence alone is in budget.
         target: target lengths, likewise.
         max_tokens: the budget in padded tokens.
+        counts: a key of `COUNTS`.
 
     Returns:
         Where each batch starts, ascending, the first one 0, shape (batches,).
     """
+    count = COUNTS[counts]
     starts, start = [], 0
     while start < len(source):
         starts.append(start)
         # No batch from here can be longer than if every sentence were as short as the first.
-        window = slice(start, start + max_tokens // max(1, source[start] + target[start]))
-        width = np.maximum.accumulate(source[window]) + np.maximum.accumulate(target[window])
+        window = slice(start, start + max_tokens // max(1, count(source[start], target[start])))
+        width = count(np.maximum.accumulate(source[window]), np.maximum.accumulate(target[window]))
         cost = width * np.arange(1, len(width) + 1)
         start += int(np.searchsorted(cost, max_tokens, side="right"))
     return np.asarray(starts, dtype=np.int64)
 
 
-def _split_to_multiple(starts: np.ndarray, source: np.ndarray, target: np.ndarray, num_replicas: int):
+def _split_to_multiple(starts: np.ndarray, source: np.ndarray, target: np.ndarray, num_replicas: int, counts: str):
     """Halve the most expensive batches until their number is a multiple of `num_replicas`."""
+    count = COUNTS[counts]
 
     def cost(start: int, end: int) -> int:
-        return int((end - start) * (source[start:end].max() + target[start:end].max()))
+        return int((end - start) * count(source[start:end].max(), target[start:end].max()))
 
     ends = np.append(starts[1:], len(source))
-    costs = (ends - starts) * (np.maximum.reduceat(source, starts) + np.maximum.reduceat(target, starts))
+    costs = (ends - starts) * count(np.maximum.reduceat(source, starts), np.maximum.reduceat(target, starts))
     missing = -len(starts) % num_replicas
     if len(starts) + missing > len(source):
         raise ValueError(
@@ -196,7 +207,7 @@ def _split_to_multiple(starts: np.ndarray, source: np.ndarray, target: np.ndarra
     return tuple(np.asarray(column, dtype=np.int64) for column in zip(*sorted(pieces), strict=True))
 
 
-def _check_arguments(source, target, max_tokens: int, num_replicas: int, seed: int) -> None:
+def _check_arguments(source, target, max_tokens: int, num_replicas: int, counts: str, seed: int) -> None:
     if source.ndim != 1 or source.shape != target.shape or len(source) == 0:
         raise ValueError(
             f"lengths must be two arrays of the same number of sentences, at least one; got shapes {source.shape} and "
@@ -205,16 +216,19 @@ def _check_arguments(source, target, max_tokens: int, num_replicas: int, seed: i
     for name, value, least in (("max_tokens", max_tokens, 1), ("num_replicas", num_replicas, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}.")
+    if counts not in COUNTS:
+        raise ValueError(f"counts={counts!r} is not known; write {' or '.join(map(repr, COUNTS))}.")
 
 
-def _check_budget(source: np.ndarray, target: np.ndarray, max_tokens: int) -> None:
-    total = source + target
+def _check_budget(source: np.ndarray, target: np.ndarray, max_tokens: int, counts: str) -> None:
+    total = COUNTS[counts](source, target)
+    where = "in all" if counts == "both" else "on the longer side"
     longest = int(total.argmax())
     if total[longest] > max_tokens:
         over = int((total > max_tokens).sum())
         raise ValueError(
             f"max_tokens={max_tokens} is smaller than sentence {longest} (from 0), which takes {source[longest]} "
-            f"source and {target[longest]} target tokens, {total[longest]} in all; {over} of {len(total)} sentences "
+            f"source and {target[longest]} target tokens, {total[longest]} {where}; {over} of {len(total)} sentences "
             f"are over the budget. Set max_tokens to at least {total[longest]}, or shorten or skip long sentences "
             "(max_source_length, max_target_length)."
         )

@@ -1,8 +1,10 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
-from .config import PartitionConfig
+from .batch_flops import BatchFlopsLedger
+from .config import INITS, PartitionConfig
+from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .flops import FlopsLedger, flops_per_token
-from .layers import PartitionedRankLinear
+from .layers import PartitionedLayer
 from .network import (
     at_level,
     count_exported_parameters,
@@ -13,22 +15,31 @@ from .network import (
     names_of_levels,
     num_levels,
     parameters_at_level,
-    partition_,
     partition_config,
-    partition_structure_,
     partitioned_layers,
     resolve_level,
     set_level,
-    stock_config,
-    stock_config_dict,
 )
-from .presets import PRESETS
+from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
+from .presets import PRESETS, WIDTH_PRESETS
+from .rank import PartitionedRankLinear
+from .summed import SummedNetworks, SummedOutput
+from .width import PartitionedLinear
 
 __all__ = [
+    "INITS",
     "PRESETS",
+    "WIDTH_PRESETS",
+    "BatchFlopsLedger",
     "FlopsLedger",
     "PartitionConfig",
+    "PartitionedBatchNorm2d",
+    "PartitionedConv2d",
+    "PartitionedLayer",
+    "PartitionedLinear",
     "PartitionedRankLinear",
+    "SummedNetworks",
+    "SummedOutput",
     "at_level",
     "count_exported_parameters",
     "count_parameters",

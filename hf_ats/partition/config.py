@@ -5,29 +5,41 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
-METHODS = ("rank",)
-INITS = ("svd", "random")
+INITS = {"rank": ("svd", "random"), "width": ("first", "importance")}
+"""The methods, and the starts of each; the first is its default."""
+
+ROLES = ("out", "in", "both", "heads", "filled_heads", "norm")
+"""What of a layer is narrower in the core: its outputs, its inputs, both, the outputs of each attention head (filled
+up with zeros or not), or, of a batch normalization, its channels."""
 
 
 @dataclass
 class PartitionConfig:
-    """How `partition_` splits the linear layers of a network into a core and the rest.
+    """How `partition_` splits the layers of a network into a core and the rest.
 
     Args:
-        method (`str`, defaults to `"rank"`): `"rank"` gives each layer a low-rank core `V U` beside its full-rank
-            weight `W`, `LFC(x) = (V U + W) x + b` (Section 4.1 of the paper).
-        ratios (`list[float]`, defaults to `[0.03125]`): rank ratios in (0, 1), increasing. A layer's core has rank
-            `max(1, round(ratio * min(in_features, out_features)))`. Several ratios make a ladder of nested cores,
-            one level each; the full network is the level above the last.
-        target_modules (`list[str]` or `str`, *optional*): which `nn.Linear` modules to partition, by PEFT's rules: a
-            list names whole dotted suffixes (`"fc1"` matches `encoder.layers.0.fc1`, not `encoder.layers.0.xfc1`), a
-            string is a regular expression that matches the whole dotted name. `None` takes the preset of the
-            architecture; for Marian these are the paper's layers, `q_proj`, `k_proj`, `fc1` and `fc2`.
+        method (`str`, defaults to `"rank"`): `"rank"` gives each linear layer a low-rank core `V U` beside its
+            full-rank weight `W`, `LFC(x) = (V U + W) x + b` (Section 4.1 of the paper). `"width"` gives the core a
+            share of the feed-forward neurons and of the query and key dimensions in each head (Section 4.2 and
+            Appendix C), or of the channels of a convolutional network, with a batch normalization for each level.
+        ratios (`list[float]`, defaults to `[0.03125]`): ratios in (0, 1), increasing. By rank, a layer's core has rank
+            `max(1, round(ratio * min(in_features, out_features)))`; by width, `max(1, round(ratio * n))` of `n`
+            neurons, dimensions of a head, or channels. Several ratios make a ladder of nested cores, one level each;
+            the full network is the level above the last.
+        target_modules (`list[str]` or `str`, *optional*): which modules to partition, by PEFT's rules: a list names
+            whole dotted suffixes (`"fc1"` matches `encoder.layers.0.fc1`, not `encoder.layers.0.xfc1`), a string is a
+            regular expression that matches the whole dotted name. `None` takes the preset of the architecture; for
+            Marian these are the paper's layers, `q_proj`, `k_proj`, `fc1` and `fc2`. By width, `["fc1", "fc2"]` gives
+            a core of the stock architecture; and for architectures without a preset a dictionary says what is
+            narrower in each layer: `{"up": "out", "down": "in"}`, with the roles of `ROLES`.
         exclude_modules (`list[str]` or `str`, *optional*): modules to leave alone although `target_modules` names
             them, by the same rules.
-        init (`str`, defaults to `"svd"`): start of the factors. `"svd"`: `V U` is the best approximation of the given
-            weight by its rank. `"random"`: Gaussian factors whose product has the given weight's mean square. In both
-            cases `W` is what remains, so the full network computes what it computed before (law 3).
+        init (`str`, *optional*): start of the cores. By rank, `"svd"` (the default): `V U` is the best approximation
+            of the given weight by its rank; `"random"`: Gaussian factors whose product has the given weight's mean
+            square. In both cases `W` is what remains. By width, `"first"` (the default): the core keeps the neurons
+            and dimensions that come first; `"importance"`: those whose weights are largest (the product of the norms
+            of what goes in and what comes out) are put first, for a pretrained Transformer. The full network always
+            computes what it computed before (law 3).
 
     Raises:
         ValueError: an argument is out of its range; the message says what to write instead.
@@ -36,23 +48,46 @@ class PartitionConfig:
 
     ```python
     >>> PartitionConfig(ratios=[0.03125, 0.25], target_modules=["fc1", "fc2"])
+    >>> PartitionConfig(method="width", ratios=[0.25], target_modules=["fc1", "fc2"], init="importance")
     ```
     """
 
     method: str = "rank"
     ratios: Sequence[float] = (0.03125,)
-    target_modules: Sequence[str] | str | None = None
+    target_modules: Sequence[str] | str | dict[str, str] | None = None
     exclude_modules: Sequence[str] | str | None = None
-    init: str = "svd"
+    init: str | None = None
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r} is not known; write one of {', '.join(map(repr, METHODS))}.")
-        if self.init not in INITS:
-            raise ValueError(f"init={self.init!r} is not known; write one of {', '.join(map(repr, INITS))}.")
+        if self.method not in INITS:
+            raise ValueError(f"method={self.method!r} is not known; write one of {', '.join(map(repr, INITS))}.")
+        if self.init is None:
+            self.init = INITS[self.method][0]
+        if self.init not in INITS[self.method]:
+            raise ValueError(
+                f"init={self.init!r} is no start of method={self.method!r}; write one of "
+                f"{', '.join(map(repr, INITS[self.method]))}."
+            )
         self.ratios = self._checked_ratios(self.ratios)
-        for name in ("target_modules", "exclude_modules"):
-            setattr(self, name, self._checked_pattern(name, getattr(self, name)))
+        if isinstance(self.target_modules, dict):
+            self._check_roles()
+        else:
+            self.target_modules = self._checked_pattern("target_modules", self.target_modules)
+        self.exclude_modules = self._checked_pattern("exclude_modules", self.exclude_modules)
+
+    def _check_roles(self):
+        if self.method != "width":
+            raise ValueError(
+                f"target_modules={self.target_modules!r} gives layers roles, which method='width' knows; with "
+                f"method={self.method!r} write a list, target_modules={list(self.target_modules)}."
+            )
+        if not self.target_modules:
+            raise ValueError("target_modules={} names no module; write None to leave it open.")
+        for suffix, role in self.target_modules.items():
+            if role not in ROLES:
+                raise ValueError(
+                    f"target_modules gives {suffix!r} the role {role!r}; write one of {', '.join(map(repr, ROLES))}."
+                )
 
     @staticmethod
     def _checked_ratios(ratios) -> list[float]:
@@ -64,8 +99,8 @@ class PartitionConfig:
         for ratio in ratios:
             if not 0 < ratio < 1:
                 raise ValueError(
-                    f"ratios={ratios} holds {ratio}, which is not between 0 and 1; a core keeps a share of the rank, "
-                    "such as 0.03125 or 0.25 (the full network is always there and is not listed)."
+                    f"ratios={ratios} holds {ratio}, which is not between 0 and 1; a core keeps a share, such as "
+                    "0.03125 or 0.25 (the full network is always there and is not listed)."
                 )
         if any(later <= earlier for earlier, later in pairwise(ratios)):
             raise ValueError(
@@ -97,10 +132,14 @@ class PartitionConfig:
         r"""A configuration from command-line flags, where every pattern is a list of words.
 
         A single word that is no dotted name (`model\.encoder\..*fc1`) is a regular expression; names stay a list.
+        Words that all have an equals sign (`up=out down=in`) give layers roles.
         """
+        targets = fields.get("target_modules")
+        if targets and all(re.fullmatch(r"[\w.]+=\w+", word) for word in targets):
+            fields["target_modules"] = dict(word.split("=") for word in targets)
         for name in ("target_modules", "exclude_modules"):
             words = fields.get(name)
-            if words and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
+            if isinstance(words, list) and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
                 fields[name] = words[0]
         return cls(**fields)
 
@@ -115,4 +154,8 @@ class PartitionConfig:
 
     def rank(self, ratio: float, in_features: int, out_features: int) -> int:
         """The rank of a layer's core at `ratio` (Section 4.1): `max(1, round(ratio * min(in, out)))`."""
-        return max(1, round(ratio * min(in_features, out_features)))
+        return self.width(ratio, min(in_features, out_features))
+
+    def width(self, ratio: float, size: int) -> int:
+        """How many of `size` neurons, dimensions or channels a core keeps: `max(1, round(ratio * size))`."""
+        return max(1, round(ratio * size))

@@ -3,20 +3,13 @@
 A multiply-add is 2 operations, the convention of the paper's Table 3; only matrix products are counted.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from .layers import PartitionedRankLinear
 from .network import _unwrapped, at_level, level_names, partitioned_layers
-
-_MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm, torch.Tensor.bmm)
+from .operations import LayerKind, Recorder, record
 
 # (batch, source, target) of the forward passes that determine the five coefficients of `_terms`, and of one more that
 # checks them. All are shorter than any real sentence, so that a probe costs next to nothing beside a training step.
@@ -30,7 +23,7 @@ class FlopsLedger:
     A Transformer's matrix products grow with the batch times a polynomial of second degree in the two lengths: linear
     layers see source or target tokens, attention sees pairs of them, and the vocabulary projection sees target tokens.
     A few forward passes over a handful of tokens determine that polynomial exactly, whatever the architecture is, and
-    one more checks it. Partitioned layers are counted by their own formula, since their cost is not a polynomial: it
+    one more checks it. Low-rank layers are counted by their own formula, since their cost is not a polynomial: it
     follows `PartitionedRankLinear.merges`, the choice between forming a weight once and paying for every token.
 
     What is counted is what runs: at each level only its own products; in the backward pass a product for every operand
@@ -136,11 +129,11 @@ class _LevelCost:
 
     def __init__(self, model: nn.Module, level: int):
         self._level = level
-        probes = [_record(model, *shape) for shape in _PROBES]
+        probes = [_probe(model, *shape) for shape in _PROBES]
         self._forward = _fit([probe.forward for probe in probes])
         self._backward = _fit([probe.backward for probe in probes])
         self._calls = self._classified([probe.calls for probe in probes])
-        check = _record(model, *_CHECK)
+        check = _probe(model, *_CHECK)
         predicted = (_evaluate(self._forward, *_CHECK), _evaluate(self._backward, *_CHECK))
         if predicted != (check.forward, check.backward):
             raise ValueError(
@@ -150,9 +143,9 @@ class _LevelCost:
             )
 
     @staticmethod
-    def _classified(calls: list[list[tuple["_LayerKind", int]]]) -> list[tuple["_LayerKind", bool, int]]:
-        """Groups the calls of partitioned layers as (kind, whether it sees source tokens, number of calls)."""
-        groups: Counter[tuple[_LayerKind, bool]] = Counter()
+    def _classified(calls: list[list[tuple[LayerKind, int]]]) -> list[tuple[LayerKind, bool, int]]:
+        """Groups the calls of low-rank layers as (kind, whether it sees source tokens, number of calls)."""
+        groups: Counter[tuple[LayerKind, bool]] = Counter()
         for same_call in zip(*calls, strict=True):
             kind = same_call[0][0]
             tokens = [n for _, n in same_call]
@@ -162,7 +155,7 @@ class _LevelCost:
                 groups[kind, False] += 1
             else:
                 raise ValueError(
-                    f"a partitioned layer sees {tokens} tokens for (batch, source, target) = {_PROBES}, neither the "
+                    f"a low-rank layer sees {tokens} tokens for (batch, source, target) = {_PROBES}, neither the "
                     "source nor the target; FlopsLedger cannot count it."
                 )
         return [(kind, sees_source, count) for (kind, sees_source), count in groups.items()]
@@ -186,137 +179,14 @@ class _LevelCost:
         return total
 
 
-class _LayerKind:
-    """Partitioned layers that cost the same: equal sizes, and equal gradients that the backward pass forms."""
-
-    def __init__(self, layer: PartitionedRankLinear, level: int, input_needs_grad: bool):
-        self.layer = layer
-        shares = min(level + 1, len(layer.ranks))
-        self.input_needs_grad = input_needs_grad
-        self.W_needs_grad = level == len(layer.ranks) and layer.weight.requires_grad
-        self.U_needs_grad = any(share.requires_grad for share in list(layer.U)[:shares])
-        self.V_needs_grad = any(share.requires_grad for share in list(layer.V)[:shares])
-        self.rank = layer.ranks[shares - 1]
-        self._identity = (
-            *(layer.in_features, layer.out_features, layer.ranks),
-            *(self.input_needs_grad, self.W_needs_grad, self.U_needs_grad, self.V_needs_grad),
-        )
-
-    def __eq__(self, other):
-        return self._identity == other._identity
-
-    def __hash__(self):
-        return hash(self._identity)
-
-    def forward(self, tokens: int, level: int) -> int:
-        layer, k = self.layer, self.rank
-        dense = 2 * tokens * layer.in_features * layer.out_features
-        if layer.merges(tokens, level):
-            return dense + 2 * k * layer.in_features * layer.out_features
-        factors = 2 * tokens * k * (layer.in_features + layer.out_features)
-        return factors + (dense if level == len(layer.ranks) else 0)
-
-    def backward(self, tokens: int, level: int) -> int:
-        layer, k = self.layer, self.rank
-        dense = 2 * tokens * layer.in_features * layer.out_features
-        if layer.merges(tokens, level):
-            factors_need_grad = self.U_needs_grad + self.V_needs_grad
-            weight_needs_grad = bool(factors_need_grad) or self.W_needs_grad
-            form = 2 * k * layer.in_features * layer.out_features
-            return dense * (self.input_needs_grad + weight_needs_grad) + form * factors_need_grad
-        hidden_needs_grad = self.input_needs_grad or self.U_needs_grad
-        total = 2 * tokens * k * layer.in_features * (self.input_needs_grad + self.U_needs_grad)
-        total += 2 * tokens * k * layer.out_features * (hidden_needs_grad + self.V_needs_grad)
-        if level == len(layer.ranks):
-            total += dense * (self.input_needs_grad + self.W_needs_grad)
-        return total
-
-    def exported_forward(self, tokens: int, level: int) -> int:
-        layer = self.layer
-        if level == len(layer.ranks):
-            return 2 * tokens * layer.in_features * layer.out_features
-        return 2 * tokens * self.rank * (layer.in_features + layer.out_features)
-
-
-class _Recorder(TorchFunctionMode):
-    """Adds up the matrix products outside partitioned layers, and lists the calls of these.
-
-    It works above autograd, where it can be seen which operands require a gradient.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.forward = 0
-        self.backward = 0
-        self.calls: list[tuple[_LayerKind, int]] = []
-        self._inside_layer = False
-
-    def enter_layer(self, layer: PartitionedRankLinear, args: tuple) -> None:
-        (x,) = args
-        kind = _LayerKind(layer, layer.level, x.requires_grad)
-        self.calls.append((kind, math.prod(x.shape[:-1])))
-        self._inside_layer = True
-
-    def leave_layer(self, *_) -> None:
-        self._inside_layer = False
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if self._inside_layer:
-            return result
-        if func is F.linear:
-            x, weight = args[0], args[1] if len(args) > 1 else kwargs["weight"]
-            self._add(2 * x.numel() * weight.shape[0], x.requires_grad, weight.requires_grad)
-        elif func in _MATMULS:
-            left, right = args
-            self._add(2 * result.numel() * left.shape[-1], left.requires_grad, right.requires_grad)
-        elif func is F.scaled_dot_product_attention:
-            query, key, value = args[:3]
-            bias = kwargs.get("attn_mask")
-            scores_need_grad = query.requires_grad or key.requires_grad
-            self._add(2 * query.numel() * key.shape[-2], query.requires_grad, key.requires_grad)
-            scores_need_grad = scores_need_grad or (bias is not None and bias.requires_grad)
-            self._add(2 * result.numel() * key.shape[-2], scores_need_grad, value.requires_grad)
-        return result
-
-    def _add(self, flops: int, left_needs_grad: bool, right_needs_grad: bool) -> None:
-        self.forward += flops
-        if torch.is_grad_enabled():
-            self.backward += flops * (left_needs_grad + right_needs_grad)
-
-
-def _record(model: nn.Module, batch: int, source: int, target: int) -> _Recorder:
-    """Runs one forward pass over `batch` pairs of `source` and `target` tokens and returns what it ran."""
-    recorder = _Recorder()
+def _probe(model: nn.Module, batch: int, source: int, target: int) -> Recorder:
+    """What one forward pass over `batch` pairs of `source` and `target` tokens runs."""
     device = next(model.parameters()).device
     ids = {
         "input_ids": torch.zeros(batch, source, dtype=torch.long, device=device),
         "decoder_input_ids": torch.zeros(batch, target, dtype=torch.long, device=device),
     }
-    hooks = []
-    for layer in partitioned_layers(model).values():
-        hooks.append(layer.register_forward_pre_hook(recorder.enter_layer))
-        hooks.append(layer.register_forward_hook(recorder.leave_layer, always_call=True))
-    try:
-        with _in_eval_mode(model), torch.enable_grad(), recorder:
-            model(**ids, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return recorder
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, so nothing is drawn from the random state; each module goes back to its own mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return record(model, {**ids, "use_cache": False})
 
 
 def _terms(source: int, target: int) -> tuple[int, ...]:

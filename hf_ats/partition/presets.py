@@ -1,13 +1,15 @@
-"""Which linear layers of which architecture the paper's partition means, and how names are matched.
+"""Which layers of which architecture the paper's partitions mean, and how names are matched.
 
 The paper partitions the feed-forward layers and the query and key projections; value and output projections,
-embeddings, norms and biases are shared (Section 4.1).
+embeddings, norms and biases are shared (Section 4.1 and Appendix C).
 """
 
 import re
 from collections.abc import Sequence
 
 from torch import nn
+
+from .config import PartitionConfig
 
 _BART_LIKE = ("q_proj", "k_proj", "fc1", "fc2")
 _T5_LIKE = ("q", "k", "wi", "wi_0", "wi_1", "wo")
@@ -21,7 +23,47 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "t5": _T5_LIKE,
     "mt5": _T5_LIKE,
 }
-"""`model_type` to the suffixes of the module names; `m2m_100` is also NLLB."""
+"""By rank: `model_type` to the suffixes of the module names; `m2m_100` is also NLLB."""
+
+_BART_LIKE_ROLES = {"q_proj": "heads", "k_proj": "heads", "fc1": "out", "fc2": "in"}
+# T5's attention takes one size of heads only.
+_T5_LIKE_ROLES = {
+    "q": "filled_heads",
+    "k": "filled_heads",
+    "wi": "out",
+    "wi_0": "out",
+    "wi_1": "out",
+    "wo": "in",
+}
+# Every channel but those of the picture; the longest suffix that matches decides.
+_RESNET_ROLES = {
+    "embedder.embedder.convolution": "out",
+    "convolution": "both",
+    "normalization": "norm",
+    "classifier.1": "in",
+}
+
+WIDTH_PRESETS: dict[str, dict[str, str]] = {
+    "marian": _BART_LIKE_ROLES,
+    "bart": _BART_LIKE_ROLES,
+    "mbart": _BART_LIKE_ROLES,
+    "m2m_100": _BART_LIKE_ROLES,
+    "pegasus": _BART_LIKE_ROLES,
+    "t5": _T5_LIKE_ROLES,
+    "mt5": _T5_LIKE_ROLES,
+    "resnet": _RESNET_ROLES,
+    "ats_cifar_resnet": _RESNET_ROLES,
+}
+"""By width: `model_type` to the role of each layer by the suffix of its name."""
+
+_KINDS = {
+    "out": (nn.Linear, nn.Conv2d),
+    "in": (nn.Linear, nn.Conv2d),
+    "both": (nn.Linear, nn.Conv2d),
+    "heads": (nn.Linear,),
+    "filled_heads": (nn.Linear,),
+    "norm": (nn.BatchNorm2d,),
+}
 
 
 def matches(pattern: Sequence[str] | str, name: str) -> bool:
@@ -31,26 +73,27 @@ def matches(pattern: Sequence[str] | str, name: str) -> bool:
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in pattern)
 
 
-def find_targets(
-    model: nn.Module, target_modules: Sequence[str] | str | None, exclude_modules: Sequence[str] | str | None
-) -> dict[str, nn.Linear]:
+def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Module]:
     """The modules to partition, by dotted name, in the order of the model.
 
     The output head is left out by identity, whatever its name.
 
     Raises:
-        ValueError: no preset and no `target_modules`; an entry that matches nothing; a match that is not a plain
-            `nn.Linear`, or whose weight another module shares.
+        ValueError: no preset and no `target_modules`; an entry that matches nothing; a match that is no layer of a
+            kind that can be split, or whose weight another module shares.
     """
-    pattern = target_modules
+    presets = PRESETS if config.method == "rank" else WIDTH_PRESETS
+    pattern = config.target_modules
     if pattern is None:
-        model_type = getattr(getattr(model, "config", None), "model_type", None)
-        if model_type not in PRESETS:
+        model_type = _model_type(model)
+        if model_type not in presets:
+            example = "['fc1', 'fc2']" if config.method == "rank" else "{'fc1': 'out', 'fc2': 'in'}"
             raise ValueError(
                 f"target_modules=None, but there is no preset for {type(model).__name__} (model_type={model_type!r}); "
-                f"presets: {', '.join(PRESETS)}. Name the linear layers, such as target_modules=['fc1', 'fc2']."
+                f"presets: {', '.join(presets)}. Name the layers, such as target_modules={example}."
             )
-        pattern = PRESETS[model_type]
+        pattern = presets[model_type]
+    exclude = config.exclude_modules
     named = dict(model.named_modules())
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     targets = {
@@ -59,38 +102,75 @@ def find_targets(
         if name
         and module is not head
         and matches(pattern, name)
-        and not (exclude_modules is not None and matches(exclude_modules, name))
+        and not (exclude is not None and matches(exclude, name))
     }
     if not targets:
         linears = sorted({name.rpartition(".")[2] for name, m in named.items() if isinstance(m, nn.Linear)})
         raise ValueError(
-            f"target_modules={pattern!r} with exclude_modules={exclude_modules!r} matches no module of "
+            f"target_modules={pattern!r} with exclude_modules={exclude!r} matches no module of "
             f"{type(model).__name__}; its linear layers end in {', '.join(linears) or '(it has none)'}."
         )
-    if target_modules is not None and not isinstance(pattern, str):
+    if config.target_modules is not None and not isinstance(pattern, str):
         for suffix in pattern:
             if not any(matches([suffix], name) for name in named):
                 raise ValueError(
                     f"target_modules={list(pattern)!r}: {suffix!r} matches no module of {type(model).__name__}; "
                     "correct it or leave it out."
                 )
-    _refuse_what_cannot_be_split(model, targets)
+    _refuse_what_cannot_be_split(model, targets, (nn.Linear,) if config.method == "rank" else None)
     return targets
 
 
-def _refuse_what_cannot_be_split(model: nn.Module, targets: dict[str, nn.Module]) -> None:
+def find_roles(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.Module]) -> dict[str, str]:
+    """What of each target is narrower in the core, by name.
+
+    Raises:
+        ValueError: the preset says nothing of a target, or its role is not one for a module of its kind.
+    """
+    given = isinstance(config.target_modules, dict)
+    table = config.target_modules if given else WIDTH_PRESETS.get(_model_type(model), {})
+    roles = {}
+    for name, module in targets.items():
+        suffix = max((suffix for suffix in table if matches([suffix], name)), key=len, default=None)
+        if suffix is None:
+            known = f"the preset of {_model_type(model)!r} knows {', '.join(table)}" if table else "there is no preset"
+            raise ValueError(
+                f"target_modules matches {name}, and {known}; say what is narrower there with a dictionary, such as "
+                "target_modules={'fc1': 'out', 'fc2': 'in'}."
+            )
+        role = table[suffix]
+        if type(module) not in _KINDS[role]:
+            kinds = " or ".join(kind.__name__ for kind in _KINDS[role])
+            raise ValueError(
+                f"target_modules gives {name}, a {type(module).__name__}, the role {role!r}, which is one of a plain "
+                f"{kinds}; leave it out or correct the role."
+            )
+        roles[name] = role
+    return roles
+
+
+def _model_type(model: nn.Module) -> str | None:
+    return getattr(getattr(model, "config", None), "model_type", None)
+
+
+def _refuse_what_cannot_be_split(model: nn.Module, targets: dict[str, nn.Module], kinds: tuple | None) -> None:
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name)
     for name, module in targets.items():
-        if type(module) is not nn.Linear:
+        if kinds is not None and type(module) not in kinds:
             raise ValueError(
                 f"target_modules matches {name}, a {type(module).__name__}; only plain nn.Linear layers can be "
                 "partitioned. Name the linear layers themselves, and load a quantised model in full precision."
             )
-        if len(owners[id(module.weight)]) > 1:
+        shared = [
+            other
+            for parameter in module.parameters(recurse=False)
+            for other in owners[id(parameter)]
+            if other.rpartition(".")[0] != name
+        ]
+        if shared:
             raise ValueError(
-                f"target_modules matches {name}, whose weight is shared with "
-                f"{', '.join(other for other in owners[id(module.weight)] if other != f'{name}.weight')}; "
-                f"leave it out with exclude_modules=[{name!r}]."
+                f"target_modules matches {name}, whose weight is shared with {', '.join(shared)}; leave it out with "
+                f"exclude_modules=[{name!r}]."
             )

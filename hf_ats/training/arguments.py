@@ -4,6 +4,7 @@ from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
+from ..data.batches import COUNTS
 from .schedules import SCHEDULES
 
 
@@ -18,13 +19,29 @@ class _AlternatingArguments:
         metadata={
             "help": "Which network each optimizer step trains. 'alternating': even steps the full network, odd steps "
             "its core (over a ladder, full and the cores in turn); 'core' or 'full': that one alone; 'slimmable': "
-            "every network in every step, gradients summed.",
+            "every network in every step, gradients summed; 'random': one network, drawn from the seed and the step; "
+            "'sandwich': full, the smallest core and one drawn between them, gradients summed.",
             "choices": list(SCHEDULES),
         },
     )
     alternate_lr_coef: float = field(
         default=1.0,
         metadata={"help": "Factor on the learning rate of the steps that train a core (Table 4; the paper uses 1)."},
+    )
+    warmup_init_lr: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the first step, from which --lr_scheduler_type inverse_sqrt warms up to "
+            "--learning_rate over --warmup_steps (Table 4); a negative one is taken for 0, as in fairseq."
+        },
+    )
+    weight_decay_on: str = field(
+        default="weights",
+        metadata={
+            "help": "What --weight_decay applies to. 'weights': the Trainer's rule, no biases and no layer norms; "
+            "'all': every parameter, as in fairseq.",
+            "choices": ["weights", "all"],
+        },
     )
 
     def changed_fields(self) -> dict:
@@ -50,6 +67,9 @@ class _AlternatingArguments:
                 f"alternate_lr_coef={self.alternate_lr_coef} must be positive; to train the full network alone write "
                 "schedule='full'."
             )
+        if self.weight_decay_on not in ("weights", "all"):
+            raise ValueError(f"weight_decay_on={self.weight_decay_on!r} is not known; write 'weights' or 'all'.")
+        self._check_warmup()
         if not getattr(self, "average_tokens_across_devices", True):
             raise ValueError(
                 "average_tokens_across_devices=False makes the loss depend on how a batch is cut between processes; "
@@ -65,6 +85,31 @@ class _AlternatingArguments:
         ):
             self.metric_for_best_model = "core_loss" if self.schedule == "core" else "full_loss"
 
+    def _check_warmup(self):
+        given = f"warmup_init_lr={self.warmup_init_lr}"
+        if self.warmup_init_lr is None:
+            return
+        if self.lr_scheduler_type != "inverse_sqrt":
+            raise ValueError(
+                f"{given} starts the warm-up of lr_scheduler_type='inverse_sqrt', and this is "
+                f"{getattr(self.lr_scheduler_type, 'value', self.lr_scheduler_type)!r}; write that type, or leave "
+                "warmup_init_lr out."
+            )
+        if self.lr_scheduler_kwargs:
+            raise ValueError(
+                f"{given} is fairseq's schedule, which takes nothing else; leave lr_scheduler_kwargs="
+                f"{self.lr_scheduler_kwargs} or warmup_init_lr out."
+            )
+        # A share of all steps where it is below 1; transformers 4 has `warmup_ratio` for that.
+        if not (self.warmup_steps or getattr(self, "warmup_ratio", None)):
+            raise ValueError(
+                f"{given} needs steps to warm up in; write warmup_steps=4000, or leave warmup_init_lr out."
+            )
+        if not self.warmup_init_lr <= self.learning_rate:
+            raise ValueError(
+                f"{given} is more than learning_rate={self.learning_rate}, which a warm-up ends at; write less."
+            )
+
 
 @dataclass
 class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
@@ -74,8 +119,17 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
         schedule (`str`, defaults to `"alternating"`): which network each optimizer step trains. `"alternating"`: even
             steps the full network, odd steps its core (Algorithm 2); over a ladder, the full network and the cores in
             turn. `"core"`, `"full"`: that one alone. `"slimmable"`: every network in every step, gradients summed.
+            `"random"`: one network in each step, drawn uniformly as a function of `seed` and the step. `"sandwich"`:
+            the full network and the smallest core in every step, and one between them, drawn likewise (Yu and Huang,
+            2019); with one core this is `"slimmable"`.
         alternate_lr_coef (`float`, defaults to 1.0): factor on the learning rate of every step that trains a core
-            alone (Table 4). `slimmable` has no such step.
+            alone (Table 4). `slimmable` and `sandwich` have no such step.
+        warmup_init_lr (`float`, *optional*): learning rate of the first step, from which it rises linearly, reaching
+            `learning_rate` after `warmup_steps` (Table 4). For `lr_scheduler_type="inverse_sqrt"` alone, whose warm-up
+            starts at 0 where this is left out. A negative one is taken for 0, as the code base behind the paper does.
+        weight_decay_on (`str`, defaults to `"weights"`): what `weight_decay` applies to. `"weights"`: the Trainer's
+            rule, which leaves out biases and layer norms. `"all"`: every parameter that is trained, as the code base
+            behind the paper does.
 
     Changed defaults: `ddp_find_unused_parameters` is False, and `metric_for_best_model` names the full network's
     loss (`"full_loss"`), since every metric carries its level.
@@ -100,6 +154,14 @@ class _TokenBudgetArguments:
             "and micro-batch is at most this. Replaces per_device_train_batch_size."
         },
     )
+    max_tokens_counts: str = field(
+        default="both",
+        metadata={
+            "help": "What --max_tokens counts. 'both': padded source and target together; 'longest': the longer of "
+            "the two, as in fairseq.",
+            "choices": list(COUNTS),
+        },
+    )
 
 
 @dataclass
@@ -110,6 +172,8 @@ class ATSSeq2SeqTrainingArguments(Seq2SeqTrainingArguments, _TokenBudgetArgument
         max_tokens (`int`, *optional*): make training batches by a budget of tokens instead of a number of sentences:
             on each process, the number of sentences times the padded source and target length together is at most
             this. Replaces `per_device_train_batch_size`.
+        max_tokens_counts (`str`, defaults to `"both"`): `"longest"` counts the longer one of the padded source and
+            target instead of their sum, as the code base behind the paper does: up to twice as many sentences.
     """
 
     def __post_init__(self):
@@ -117,4 +181,8 @@ class ATSSeq2SeqTrainingArguments(Seq2SeqTrainingArguments, _TokenBudgetArgument
         self._check_alternating()
         if self.max_tokens is not None and self.max_tokens <= 0:
             raise ValueError(f"max_tokens={self.max_tokens} must be positive; leave it out for batches of sentences.")
+        if self.max_tokens_counts not in COUNTS:
+            raise ValueError(
+                f"max_tokens_counts={self.max_tokens_counts!r} is not known; write {' or '.join(map(repr, COUNTS))}."
+            )
         super().__post_init__()

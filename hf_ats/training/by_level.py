@@ -7,12 +7,16 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..partition import FlopsLedger
+from ..partition import BatchFlopsLedger, FlopsLedger
 from .loss import token_losses
 from .refusals import refuse_unsharded_evaluation
+from .schedules import kinds_of_steps
 from .sharding import whole
 
 logger = logging.get_logger(__name__)
+
+# A ledger runs the model on a few rows, and what a foreign forward makes of them is its own.
+_UNCOUNTABLE = (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError)
 
 
 class ReportsByLevel:
@@ -26,7 +30,7 @@ class ReportsByLevel:
         self._counts: dict[str, int] = defaultdict(int)
         self._last_norm_step: int | None = None
         self._evaluated = torch.zeros(2, dtype=torch.float64)  # the sum of token losses, and the number of tokens
-        self._ledger: FlopsLedger | None = None
+        self._ledger: FlopsLedger | BatchFlopsLedger | bool | None = None
         super().__init__(*positional, **keywords)
 
     def _forget_losses(self) -> None:
@@ -57,9 +61,9 @@ class ReportsByLevel:
         """Adds `loss_<level>` and `grad_norm_<level>`, means since the last log, and `learning_rate_<level>`."""
         if "loss" in logs and "learning_rate" in logs:
             logs.update(self._means_since_last_log())
-            for step in range(len(self.level_names)):
-                for level in self.levels_at_step(step):
-                    rate = logs["learning_rate"] * self.lr_coefficient_at_step(step)
+            for levels in kinds_of_steps(self.args.schedule, len(self.level_names)):
+                for level in levels:
+                    rate = logs["learning_rate"] * self.lr_coefficient(levels)
                     logs[f"learning_rate_{self.level_names[level]}"] = rate
         super().log(logs, start_time)
 
@@ -133,28 +137,38 @@ class ReportsByLevel:
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of the forward and backward pass that this micro-batch ran, at the levels of its step.
 
-        Exact for translation models (`FlopsLedger`); for others Transformers' estimate, 6 for each token and each
+        Exact, by `FlopsLedger` for translation models and `BatchFlopsLedger` for others. Where these cannot count a
+        model, and under FSDP for others than translation models, Transformers' estimate: 6 for each token and each
         parameter of the level outside the embeddings.
         """
         levels = self.levels_at_step(self.state.global_step)
-        ledger = self._flops_ledger()
-        if ledger is None:
-            return sum(self._estimated_flops(inputs, level) for level in levels)
-        batch_size, source_length = inputs["input_ids"].shape
-        target_length = inputs["labels"].shape[1]
-        return sum(ledger.training_flops(batch_size, source_length, target_length, level) for level in levels)
-
-    def _flops_ledger(self) -> FlopsLedger | None:
-        if self._ledger is None and self._counts_flops:
+        if self._ledger is None:
+            self._flops_ledger()
+        if self._ledger and self._counts_flops:
+            batch_size, source_length = inputs["input_ids"].shape
+            shape = (batch_size, source_length, inputs["labels"].shape[1])
+            return sum(self._ledger.training_flops(*shape, level) for level in levels)
+        if self._ledger:
             try:
-                self._ledger = FlopsLedger(self.model)
-            except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-                # The ledger runs the model on a few tokens, and what a foreign forward makes of them is its own.
-                logger.warning(
-                    "total_flos is an estimate: %s cannot be counted (%s).", type(self.model).__name__, error
-                )
-                self._counts_flops = False
-        return self._ledger
+                return sum(self._ledger.training_flops(dict(inputs), level) for level in levels)
+            except _UNCOUNTABLE as error:
+                self._estimate_flops(error)
+        return sum(self._estimated_flops(inputs, level) for level in levels)
+
+    def _flops_ledger(self) -> None:
+        """Makes the ledger, or False in its place where there can be none."""
+        if not self._counts_flops:
+            # A probe of a sharded model gathers it, for which the processes would have to see the same shapes.
+            self._ledger = not self.is_fsdp_enabled and BatchFlopsLedger(self.model)
+            return
+        try:
+            self._ledger = FlopsLedger(self.model)
+        except _UNCOUNTABLE as error:
+            self._estimate_flops(error)
+
+    def _estimate_flops(self, error: Exception) -> None:
+        logger.warning("total_flos is an estimate: %s cannot be counted (%s).", type(self.model).__name__, error)
+        self._ledger = False
 
     def _estimated_flops(self, inputs, level: int) -> int:
         whole = super().floating_point_ops(inputs)
@@ -162,4 +176,4 @@ class ReportsByLevel:
             return whole
         tokens = inputs[self.model.main_input_name].numel()
         every = sum(parameter.numel() for parameter in self.model.parameters())
-        return whole - 6 * tokens * (every - self._core_sizes[level])
+        return whole - 6 * tokens * (every - self._level_sizes[level])

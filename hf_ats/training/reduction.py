@@ -31,15 +31,28 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> int:
     return sum(flat.nbytes for flat, _ in pending)
 
 
-def _buckets(gradients: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
-    """Groups of one dtype and device, each up to the bucket size (a larger gradient is a bucket of its own)."""
+@torch.no_grad()
+def broadcast_statistics(model: nn.Module) -> None:
+    """Gives every process the first one's floating-point buffers, in place: the statistics of batch normalizations.
+
+    DistributedDataParallel does this in the forward passes whose gradients it reduces itself.
+    """
+    for buffers in _buckets(buffer for buffer in model.buffers() if buffer.is_floating_point()):
+        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        torch.distributed.broadcast(flat, src=0)
+        parts = flat.split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
+
+
+def _buckets(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
+    """Groups of one dtype and device, each up to the bucket size (a larger tensor is a bucket of its own)."""
     open_buckets: dict[tuple, list[torch.Tensor]] = {}
     sizes: dict[tuple, int] = {}
-    for gradient in gradients:
-        kind = (gradient.dtype, gradient.device)
-        if kind in open_buckets and sizes[kind] + gradient.nbytes > _BUCKET_BYTES:
+    for tensor in tensors:
+        kind = (tensor.dtype, tensor.device)
+        if kind in open_buckets and sizes[kind] + tensor.nbytes > _BUCKET_BYTES:
             yield open_buckets.pop(kind)
             sizes.pop(kind)
-        open_buckets.setdefault(kind, []).append(gradient)
-        sizes[kind] = sizes.get(kind, 0) + gradient.nbytes
+        open_buckets.setdefault(kind, []).append(tensor)
+        sizes[kind] = sizes.get(kind, 0) + tensor.nbytes
     yield from open_buckets.values()

@@ -7,9 +7,17 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import CONFIG_NAME, strtobool
 
-from ..partition import is_partitioned, partition_config, stock_config_dict
+from ..partition import (
+    PartitionedLinear,
+    PartitionedRankLinear,
+    is_partitioned,
+    partition_config,
+    partitioned_layers,
+    stock_config_dict,
+)
 from .sharding import is_sharded
 
+_SHARDED_LAYERS = {PartitionedRankLinear.__name__, PartitionedLinear.__name__}
 _STEPS_IN_BACKWARD = ("lomo", "adalomo")
 
 
@@ -66,6 +74,13 @@ def _refuse_sharding(trainer) -> None:
                 "model without a word; drop the fsdp argument (or use_fsdp of accelerate's config) on CPUs."
             )
         return
+    unknown = {type(layer).__name__ for layer in partitioned_layers(trainer.model).values()} - _SHARDED_LAYERS
+    if unknown:
+        raise ValueError(
+            f"FSDP is supported for partitioned linear layers, and this model has {', '.join(sorted(unknown))}, where "
+            "processes would drift apart or gather what a core step has no use for; drop the fsdp argument and launch "
+            "with torchrun."
+        )
     plugin = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ValueError(

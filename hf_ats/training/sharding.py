@@ -1,8 +1,9 @@
 """Sharded training by FSDP version 2 (`fully_shard`), which accelerate carries out.
 
 accelerate chooses the units that are gathered and reduced together by the names of classes. It is told here to make
-every `W` a unit of its own: a core step never calls `FullRankWeight`, and so neither gathers nor reduces `W` (law 5),
-and what gets no gradient stays out of the reduction of its unit (law 1).
+every `W`, and every extension of a narrower layer, a unit of its own: a core step never calls the modules that hold
+them, and so neither gathers nor reduces them (law 5), and what gets no gradient stays out of the reduction of its unit
+(law 1).
 """
 
 import contextlib
@@ -46,15 +47,16 @@ def prepare_sharding_(model: nn.Module, accelerator: "Accelerator") -> None:
 
 
 def _choose_units(model: nn.Module, plugin) -> None:
-    """Names the classes of the units: the user's, or else the model's blocks; and always the holder of `W`."""
+    """Names the classes of the units: the user's, or else the model's blocks; and always what cores do not call."""
     from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
     names = list(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
     if not names:  # Marian names none
         blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         names = [type(block).__name__ for block in blocks]
-    holders_of_W = [type(layer.residual).__name__ for layer in partitioned_layers(model).values()]
-    plugin.transformer_cls_names_to_wrap = list(dict.fromkeys([*names, *holders_of_W]))
+    layers = partitioned_layers(model).values()
+    above_core = [type(module).__name__ for layer in layers for module in layer.modules_above_core()]
+    plugin.transformer_cls_names_to_wrap = list(dict.fromkeys([*names, *above_core]))
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
 
 

@@ -13,8 +13,9 @@ from ..data import TokenBudgetBatchSampler, sequence_lengths, shift_right
 from ..partition import is_partitioned, level_names, parameters_at_level, partitioned_layers
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .by_level import ReportsByLevel
+from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
-from .reduction import all_reduce_gradients
+from .reduction import all_reduce_gradients, broadcast_statistics
 from .refusals import (
     refuse_another_partition,
     refuse_second_training,
@@ -54,8 +55,10 @@ class _AlternatingTrainerMixin(ReportsByLevel):
         self.trained_levels = trained_levels(self.args.schedule, len(self.level_names))
         self._full = len(self.level_names) - 1
         self._layers = list(partitioned_layers(model).values())
-        self._core_parameters = [list(parameters_at_level(model, core).values()) for core in range(self._full)]
-        self._core_sizes = [sum(parameter.numel() for parameter in core) for core in self._core_parameters]
+        self._parameters = self._parameters_by_level(model)
+        self._level_sizes = [sum(parameter.numel() for parameter in level) for level in self._parameters]
+        # A batch normalization of a core takes no part in the full network.
+        self._full_has_all = len(self._parameters[-1]) == len(list(model.parameters()))
         self._ledger = None
         self._counts_flops = is_translation_model(model)
         self._has_token_loss = is_translation_model(model) and self.compute_loss_func is None
@@ -67,6 +70,11 @@ class _AlternatingTrainerMixin(ReportsByLevel):
             # The Trainer takes any `**kwargs` for a sign that the loss is divided by `num_items_in_batch`, which a
             # module that only lets them pass would break law 8 with.
             self.model_accepts_loss_kwargs = False
+
+    def _parameters_by_level(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        if not self._layers:
+            return [list(model.parameters())]
+        return [list(parameters_at_level(model, level).values()) for level in range(len(self.level_names))]
 
     def call_model_init(self, trial=None):
         """As the Trainer's, for every run that `model_init` starts afresh."""
@@ -86,18 +94,37 @@ class _AlternatingTrainerMixin(ReportsByLevel):
 
     def levels_at_step(self, step: int) -> tuple[int, ...]:
         """The levels that optimizer step `step` trains, a pure function of the step (law 2)."""
-        return levels_at_step(self.args.schedule, step, len(self.level_names))
+        return levels_at_step(self.args.schedule, step, len(self.level_names), self.args.seed)
 
-    def lr_coefficient_at_step(self, step: int) -> float:
+    def lr_coefficient(self, levels: tuple[int, ...]) -> float:
         """`alternate_lr_coef` for a step that trains cores alone, 1 for one that trains the full network."""
-        return 1.0 if self._full in self.levels_at_step(step) else self.args.alternate_lr_coef
+        return 1.0 if self._full in levels else self.args.alternate_lr_coef
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """As the Trainer's; with `warmup_init_lr` the one whose warm-up starts there."""
+        given = self.lr_scheduler is not None
+        super().create_scheduler(num_training_steps, optimizer)
+        # A start at 0 is what Transformers' own has, and a negative one means 0.
+        if not given and (self.args.warmup_init_lr or 0) > 0:
+            self.lr_scheduler = inverse_sqrt_schedule(
+                self.lr_scheduler.optimizer,
+                self.args.warmup_init_lr,
+                self.args.get_warmup_steps(num_training_steps),
+            )
+        return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """As the Trainer's, or every parameter where `weight_decay_on` says so."""
+        if self.args.weight_decay_on == "all":
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
 
     def create_optimizer(self, *positional, **keywords):
         """As the Trainer's; under FSDP the model is made ready before, since the optimizer holds what is sharded."""
         if self.is_fsdp_enabled:
             if self._counts_flops:
                 self._flops_ledger()  # it runs the model, which would gather it
-            self._core_parameters = []  # which would keep the whole core in memory
+            self._parameters = []  # which would keep the whole model in memory
             if not is_sharded(self.model):
                 self._model_class = type(self.model)
             prepare_sharding_(self.model, self.accelerator)
@@ -110,8 +137,9 @@ class _AlternatingTrainerMixin(ReportsByLevel):
         levels = self.levels_at_step(self.state.global_step)
         syncs = self.accelerator.sync_gradients
         # DistributedDataParallel expects a gradient for every parameter, so only the full network goes through its
-        # reduction. FSDP reduces what has a gradient. What earlier levels of the step left in `.grad` is sent along.
-        reduced_in_backward = levels[-1] if self.is_fsdp_enabled else self._full
+        # reduction, and only if it has them all. FSDP reduces what has a gradient. What earlier levels of the step
+        # left in `.grad` is sent along.
+        reduced_in_backward = levels[-1] if self.is_fsdp_enabled else self._full if self._full_has_all else None
         losses = []
         for level in levels:
             # Under FSDP, leaving this `no_sync` would end that of the Trainer around a micro-batch before the last.
@@ -120,7 +148,9 @@ class _AlternatingTrainerMixin(ReportsByLevel):
             with self._live(level), reduction:
                 losses.append(super().training_step(model, dict(inputs), num_items_in_batch))
         if self.args.world_size > 1 and syncs and levels[-1] != reduced_in_backward:
-            all_reduce_gradients(self._core_parameters[levels[-1]])
+            all_reduce_gradients(dict.fromkeys(p for level in levels for p in self._parameters[level]))
+            if not self._full_has_all:
+                broadcast_statistics(self.model)
         self._record_losses(levels, losses)
         return torch.stack(losses).mean()
 
@@ -212,7 +242,7 @@ class _LearningRateOfLevel(TrainerCallback):
         self._rates = None
 
     def on_pre_optimizer_step(self, args, state, control, optimizer, **kwargs):
-        coefficient = self._trainer.lr_coefficient_at_step(state.global_step)
+        coefficient = self._trainer.lr_coefficient(self._trainer.levels_at_step(state.global_step))
         self._rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * coefficient
@@ -236,7 +266,7 @@ class ATSTrainer(_AlternatingTrainerMixin, Trainer):
     """`transformers.Trainer` over a partitioned model: alternating training of a network and its cores.
 
     Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` (not
-    under `slimmable`, whose steps sum several levels' gradients) and `learning_rate_<level>`, and evaluates every
+    of steps that sum several levels' gradients, as under `slimmable`) and `learning_rate_<level>`, and evaluates every
     level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
 
     The loss of a translation model is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
@@ -289,6 +319,7 @@ class ATSSeq2SeqTrainer(_AlternatingTrainerMixin, Seq2SeqTrainer):
             sequence_lengths(self.train_dataset),
             args.max_tokens,
             num_replicas=args.world_size,
+            counts=args.max_tokens_counts,
             seed=args.seed if args.data_seed is None else args.data_seed,
             pad_to_multiple_of=getattr(self.data_collator, "pad_to_multiple_of", None),
         )

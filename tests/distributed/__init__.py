@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.laws import assert_close_named
-from tests.training import make_trainer, partitioned
+from tests.models import partitioned
+from tests.training import make_trainer
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -38,9 +39,9 @@ def launch(*arguments: str, processes: int = 2, timeout: float = 240) -> None:
     assert process.returncode == 0, output[-6000:]
 
 
-def train_on_one_process(output_dir, model=None, ratios=(0.25,), **fields) -> dict:
+def train_on_one_process(output_dir, model=None, partition="rank", **fields) -> dict:
     """The weights after the same steps as two processes make with half of the batch each."""
-    model = (partitioned(ratios=ratios) if model is None else model).double()
+    model = (partitioned(partition=partition) if model is None else model).double()
     defaults = dict(per_device_train_batch_size=4, weight_decay=0.1, label_smoothing_factor=0.1)
     make_trainer(model, output_dir, **(defaults | fields)).train()
     return model.state_dict()

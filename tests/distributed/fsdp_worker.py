@@ -18,7 +18,8 @@ from hf_ats.benchmarks.distributed import shard_on_cpu
 from hf_ats.checkpoint import export_core, export_full
 from hf_ats.training import ATSSeq2SeqTrainer
 from tests.distributed.worker import refusal
-from tests.training import SequentialTrainer, arguments, collator, make_trainer, partitioned, sentences
+from tests.models import partitioned
+from tests.training import SequentialTrainer, arguments, collator, make_trainer, sentences
 
 
 class WatchShards(TrainerCallback):
@@ -134,7 +135,10 @@ def main(out: Path):
     )
     run("core", schedule="core")
     ladder_watch = WatchShards()
-    run("ladder", model=partitioned(ratios=(0.1, 0.25)), callbacks=[ladder_watch])
+    run("ladder", model=partitioned(partition="rank ladder"), callbacks=[ladder_watch])
+    width_count, width_watch = CountSteps(), WatchShards()
+    run("width", model=partitioned(partition="width"), callbacks=[width_count])
+    run("width_ladder", model=partitioned(partition="width ladder"), callbacks=[width_watch])
     run("t5", model=partitioned("t5"))
     run("own_embeddings", model=partitioned(share_encoder_decoder_embeddings=False, decoder_vocab_size=96))
     run("padded", model=keep_pad_row_zero_(partitioned()), weight_decay=0.0)
@@ -167,12 +171,13 @@ def main(out: Path):
     refused["again"] = refusal(evaluating.train)
     refused["before training"] = refusal(untrained.evaluate)
     record = dict(
-        bytes=count.bytes,
+        bytes={"rank": count.bytes, "width": width_count.bytes},
         slimmable_bytes=slimmable_count.bytes,
         weights=watch.weights,
         states=watch.states,
         with_gradient=watch.with_gradient,
         ladder_with_gradient=ladder_watch.with_gradient,
+        width_ladder_with_gradient=width_watch.with_gradient,
         log=alternating.state.log_history,
         bf16_log=bf16.state.log_history,
         bf16_weights=bf16_watch.weights,

@@ -12,7 +12,8 @@ from transformers import MarianMTModel
 from hf_ats.architectures import keep_pad_row_zero_
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.training import ATSSeq2SeqTrainer
-from tests.training import SequentialTrainer, make_trainer, partitioned, sentences
+from tests.models import partitioned
+from tests.training import SequentialTrainer, make_trainer, sentences, train_pictures
 
 
 class FindsUnusedParameters(SequentialTrainer):
@@ -87,7 +88,13 @@ def main(out: Path):
     run("slimmable", schedule="slimmable")
     run("slimmable_accumulated", schedule="slimmable", per_device_train_batch_size=1, gradient_accumulation_steps=2)
     run("core", schedule="core")
-    run("ladder", model=partitioned(ratios=(0.1, 0.25)))
+    run("ladder", model=partitioned(partition="rank ladder"))
+    run("width", model=partitioned(partition="width"))
+    run("width_ladder", model=partitioned(partition="width ladder"), schedule="random")
+    for schedule in ("alternating", "slimmable"):
+        network = train_pictures(out / f"pictures_{schedule}", schedule=schedule)
+        assert torch.distributed.get_world_size() == 2
+        torch.save(network.state_dict(), out / f"pictures_{schedule}{torch.distributed.get_rank()}.pt")
     run("padded", model=keep_pad_row_zero_(partitioned()), weight_decay=0.0)
     run("find_unused", trainer_class=FindsUnusedParameters)
     partition = PartitionConfig(ratios=[0.25])
@@ -99,7 +106,9 @@ def main(out: Path):
         torch.manual_seed(1234)
         run(f"resumed{stop}", resume=out / "whole" / f"checkpoint-{stop}", **common)
 
-    counting = run("counting", trainer_class=Counting, max_tokens=40, max_steps=-1, num_train_epochs=1, double=False)
+    epoch = dict(trainer_class=Counting, max_tokens=40, max_steps=-1, num_train_epochs=1, double=False)
+    counting = run("counting", **epoch)
+    counting_width = run("counting_width", model=partitioned(partition="width ladder"), **epoch)
     # Seven sentences, which two processes cannot share evenly.
     evaluating = make_trainer(
         partitioned(),
@@ -113,6 +122,8 @@ def main(out: Path):
     record = dict(
         reduced=counting.reduced,
         sent=counting.sent,
+        reduced_by_width=counting_width.reduced,
+        sent_by_width=counting_width.sent,
         sentences=counting.sentences,
         log=seen["alternating"].state.log_history,
         metrics=evaluating.evaluate(),

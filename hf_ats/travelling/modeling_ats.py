@@ -1,4 +1,4 @@
-"""Cores of ATS models: stock architectures whose chosen linear layers are low-rank, `y = V U x + b`.
+"""Cores of ATS models: stock architectures whose chosen linear layers are low-rank, `y = V U x + b`, or narrower.
 
 This file travels with every core checkpoint and needs torch and transformers alone.
 """
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -19,7 +20,9 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-FILES = ("modeling_ats.py", "pipeline_ats.py")
+from .attention_ats import allow_narrow_keys_
+
+FILES = ("modeling_ats.py", "attention_ats.py", "pipeline_ats.py")
 
 # An installed hf_ats registers these classes and the pipeline, so that nothing of the checkpoint's own code runs.
 INSTALLED = not __name__.startswith("transformers_modules.")
@@ -53,10 +56,37 @@ class LowRankLinear(nn.Module):
         return self.V(self.U(x))
 
 
+class FilledHeadsLinear(nn.Linear):
+    """A linear layer whose output is filled up with zeros, in each head, for attention that takes one size of heads.
+
+    Args:
+        in_features, out_features, bias: as for `nn.Linear`.
+        heads: the number of heads that share the output.
+        filled_features: size of the output once it is filled up.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, heads: int, filled_features: int):
+        super().__init__(in_features, out_features, bias)
+        self.heads = heads
+        self.missing = (filled_features - out_features) // heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape `(..., in_features)` to `(..., filled_features)`."""
+        return F.pad(super().forward(x).unflatten(-1, (self.heads, -1)), (0, self.missing)).flatten(-2)
+
+
 class CoreConfig:
-    """What every core's config adds to the stock one: `ats_ranks`, the rank of each low-rank layer by its name."""
+    """What every core's config adds to the stock one.
+
+    Attributes:
+        ats_ranks: the rank of each low-rank layer by its name.
+        ats_widths: of each narrower layer, by its name, `[in_features, out_features]`.
+        ats_heads: of each narrower layer whose output is filled up, by its name, the number of heads.
+    """
 
     ats_ranks = None
+    ats_widths = None
+    ats_heads = None
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -80,15 +110,33 @@ class CoreConfig:
 
 
 class CoreModel:
-    """A stock model with low-rank layers where its config says so, which saves itself together with its code."""
+    """A stock model with smaller layers where its config says so, which saves itself together with its code."""
 
     def __init__(self, config):
         super().__init__(config)
         for name, rank in (config.ats_ranks or {}).items():
-            parent, _, attribute = name.rpartition(".")
             linear = self.get_submodule(name)
             low_rank = LowRankLinear(linear.in_features, linear.out_features, rank, linear.bias is not None)
-            setattr(self.get_submodule(parent), attribute, low_rank)
+            self._replace(name, low_rank)
+        for name, (in_features, out_features) in (config.ats_widths or {}).items():
+            linear = self.get_submodule(name)
+            heads = (config.ats_heads or {}).get(name)
+            if heads is None:
+                self._replace(name, nn.Linear(in_features, out_features, linear.bias is not None))
+            else:
+                filled = (in_features, out_features, linear.bias is not None, heads, linear.out_features)
+                self._replace(name, FilledHeadsLinear(*filled))
+        for attention in self._narrow_attentions(config):
+            allow_narrow_keys_(self.get_submodule(attention))
+
+    def _replace(self, name: str, layer: nn.Module) -> None:
+        parent, _, attribute = name.rpartition(".")
+        setattr(self.get_submodule(parent), attribute, layer)
+
+    @staticmethod
+    def _narrow_attentions(config) -> list[str]:
+        narrow = set(config.ats_widths or {}) - set(config.ats_heads or {})
+        return [name.removesuffix(".q_proj") for name in narrow if name.endswith(".q_proj")]
 
     def _reorder_cache(self, past_key_values, beam_idx):
         """Moves the keys and values of the decoder's own words with their beams, and leaves those of the source.
@@ -109,7 +157,7 @@ class CoreModel:
 
 
 class ATSMarianConfig(CoreConfig, MarianConfig):
-    """`MarianConfig` and `ats_ranks`."""
+    """`MarianConfig` and where it is smaller."""
 
     model_type = "ats_marian"
     core_class = "ATSMarianMTModel"
@@ -122,7 +170,7 @@ class ATSMarianMTModel(CoreModel, MarianMTModel):
 
 
 class ATSBartConfig(CoreConfig, BartConfig):
-    """`BartConfig` and `ats_ranks`."""
+    """`BartConfig` and where it is smaller."""
 
     model_type = "ats_bart"
     core_class = "ATSBartForConditionalGeneration"
@@ -135,7 +183,7 @@ class ATSBartForConditionalGeneration(CoreModel, BartForConditionalGeneration):
 
 
 class ATSM2M100Config(CoreConfig, M2M100Config):
-    """`M2M100Config` and `ats_ranks`."""
+    """`M2M100Config` and where it is smaller."""
 
     model_type = "ats_m2m_100"
     core_class = "ATSM2M100ForConditionalGeneration"
@@ -148,7 +196,7 @@ class ATSM2M100ForConditionalGeneration(CoreModel, M2M100ForConditionalGeneratio
 
 
 class ATST5Config(CoreConfig, T5Config):
-    """`T5Config` and `ats_ranks`."""
+    """`T5Config` and where it is smaller."""
 
     model_type = "ats_t5"
     core_class = "ATST5ForConditionalGeneration"

@@ -1,0 +1,78 @@
+"""Configs of stock architectures for cores of smaller width, where they can say it."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+from ..partition import PartitionedLayer, partitioned_layers, stock_config
+
+
+def narrow_config(model: PreTrainedModel, level: int):
+    """The stock config of a core of smaller width, or None if the stock config cannot say how wide its layers are.
+
+    Args:
+        model: partitioned by width.
+        level: of the core.
+    """
+    config = stock_config(model)
+    narrow = _FIELDS.get(config.model_type)
+    return narrow(config, partitioned_layers(model), level) if narrow is not None else None
+
+
+def _like_bart(config, layers: dict[str, PartitionedLayer], level: int):
+    """`encoder_ffn_dim` and `decoder_ffn_dim`, which all layers of a half share."""
+    sizes = {"encoder": set(), "decoder": set()}
+    for name, layer in layers.items():
+        if not name.endswith((".fc1", ".fc2")):
+            return None
+        half = "encoder" if ".encoder." in f".{name}" else "decoder"
+        sizes[half].add(layer.out_sizes[level] if name.endswith(".fc1") else layer.in_sizes[level])
+    for half, count in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        narrowed = sum(name.endswith(".fc1") and f".{half}." in f".{name}" for name in layers)
+        if narrowed not in (0, count) or len(sizes[half]) > 1:
+            return None
+        if sizes[half]:
+            setattr(config, f"{half}_ffn_dim", sizes[half].pop())
+    return config
+
+
+def _like_t5(config, layers: dict[str, PartitionedLayer], level: int):
+    """`d_ff`, which all layers of both halves share."""
+    sizes = set()
+    for name, layer in layers.items():
+        if not name.endswith((".wi", ".wi_0", ".wi_1", ".wo")):
+            return None
+        sizes.add(layer.in_sizes[level] if name.endswith(".wo") else layer.out_sizes[level])
+    narrowed = sum(name.endswith(".wo") for name in layers)
+    if len(sizes) != 1 or narrowed != config.num_layers + config.num_decoder_layers:
+        return None
+    config.d_ff = sizes.pop()
+    return config
+
+
+def _like_resnet(config, layers: dict[str, PartitionedLayer], level: int):
+    """`embedding_size` and `hidden_sizes`, the channels of the stem and of each stage."""
+    stem = next(layer for name, layer in layers.items() if name.endswith("embedder.embedder.convolution"))
+    config.embedding_size = stem.out_sizes[level]
+    config.hidden_sizes = [
+        next(
+            layer.out_sizes[level]
+            for name, layer in reversed(layers.items())
+            if f".stages.{stage}." in name and name.endswith(".convolution") and ".shortcut." not in name
+        )
+        for stage in range(len(config.hidden_sizes))
+    ]
+    return config
+
+
+_FIELDS: dict[str, Callable] = {
+    "marian": _like_bart,
+    "bart": _like_bart,
+    "mbart": _like_bart,
+    "m2m_100": _like_bart,
+    "pegasus": _like_bart,
+    "t5": _like_t5,
+    "mt5": _like_t5,
+    "resnet": _like_resnet,
+    "ats_cifar_resnet": _like_resnet,
+}

@@ -1,0 +1,143 @@
+"""Partition a whole model in place, and keep its config in step."""
+
+import copy
+from functools import cache, partial
+
+from torch import nn
+
+from ..travelling.attention_ats import allow_narrow_keys_
+from .config import PartitionConfig
+from .network import _unwrapped, is_partitioned, partition_config
+from .presets import find_targets
+from .rank import PartitionedRankLinear
+from .width_plan import narrowed_attentions, plan_width
+
+_MODEL_TYPE_PREFIX = "ats_partitioned_"
+_CONFIG_FIELD = "ats_partition"
+
+
+def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
+    """Replaces the chosen layers of `model` by partitioned ones, in place, at full level.
+
+    Nothing changes at full level: the model computes what it computed before (law 3). A Transformers model's `config`
+    becomes one of type `ats_partitioned_<model_type>` that carries the partition, so that `save_pretrained` and the
+    Trainer write complete checkpoints that `load_partitioned` reads and the stock classes do not take for their own.
+
+    Args:
+        model (`nn.Module`): any module; the presets know Marian, BART, mBART, M2M100/NLLB, Pegasus, T5 and mT5, and
+            by width ResNet.
+        config (`PartitionConfig`): what to split, into which cores.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: the model is partitioned already, nothing matches, a match cannot be split, or two levels of a
+            layer are equal. The model is then as it was.
+
+    Example:
+
+    ```python
+    >>> model = partition_(MarianMTModel.from_pretrained(directory), PartitionConfig(ratios=[0.25]))
+    >>> with at_level(model, "core"):
+    ...     translation = model.generate(**batch)
+    ```
+    """
+    return _replace_layers(model, config, fill=True)
+
+
+def partition_structure_(model: nn.Module, config: PartitionConfig) -> nn.Module:
+    """`partition_` without the start of the shares: they are left for `load_state_dict` to fill."""
+    return _replace_layers(model, config, fill=False)
+
+
+def _replace_layers(model: nn.Module, config: PartitionConfig, fill: bool) -> nn.Module:
+    if is_partitioned(model):
+        partition = getattr(_unwrapped(model), "_ats_partition", None) or "levels of its own"
+        raise ValueError(
+            f"this {type(model).__name__} is partitioned already, with {partition}; start from the unpartitioned "
+            "model, or go on with this one."
+        )
+    targets = find_targets(model, config)
+    attentions = []
+    if config.method == "rank":
+        makers = _plan_rank(config, targets)
+    else:
+        makers = plan_width(model, config, targets)
+        attentions = narrowed_attentions(model, config, targets)
+    for attention in attentions:
+        allow_narrow_keys_(model.get_submodule(attention))
+    for name, make in makers.items():
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, make(fill))
+    model._ats_partition = config
+    if hasattr(model, "config"):
+        model.config = _partitioned_config(model.config, config)
+    return model
+
+
+def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear]):
+    ranks = {name: _ranks(config, name, linear) for name, linear in targets.items()}
+
+    def make(linear: nn.Linear, ranks: tuple[int, ...], fill: bool) -> PartitionedRankLinear:
+        if fill:
+            return PartitionedRankLinear.from_linear(linear, ranks, config.init)
+        return PartitionedRankLinear.structure_of(linear, ranks)
+
+    return {name: partial(make, linear, ranks[name]) for name, linear in targets.items()}
+
+
+def _ranks(config: PartitionConfig, name: str, linear: nn.Linear) -> tuple[int, ...]:
+    ranks = tuple(config.rank(ratio, linear.in_features, linear.out_features) for ratio in config.ratios)
+    if len(set(ranks)) < len(ranks):
+        raise ValueError(
+            f"ratios={config.ratios} give {name} ({linear.out_features} x {linear.in_features}) the ranks "
+            f"{list(ranks)}, one of them twice; write ratios further apart, or exclude the layer."
+        )
+    return ranks
+
+
+def _partitioned_config(model_config, config: PartitionConfig):
+    model_config = copy.deepcopy(model_config)
+    model_config.__class__ = _partitioned_config_class(type(model_config))
+    setattr(model_config, _CONFIG_FIELD, config.to_dict())
+    return model_config
+
+
+@cache
+def _partitioned_config_class(stock: type) -> type:
+    fields = {"model_type": f"{_MODEL_TYPE_PREFIX}{stock.model_type}", "__reduce__": _reduce_config}
+    return type(f"Partitioned{stock.__name__}", (stock,), fields)
+
+
+def _reduce_config(config):
+    # A class made on the fly has no name to be imported by, so a pickle holds the stock class instead.
+    return _restore_config, (type(config).__mro__[1], config.__dict__)
+
+
+def _restore_config(stock: type, fields: dict):
+    config = object.__new__(_partitioned_config_class(stock))
+    config.__dict__.update(fields)
+    return config
+
+
+def stock_config(model: nn.Module):
+    """A copy of a partitioned Transformers model's config as its stock class wrote it, without the partition."""
+    partition_config(model)
+    model_config = copy.deepcopy(_unwrapped(model).config)
+    model_config.__class__ = type(model_config).__mro__[1]
+    delattr(model_config, _CONFIG_FIELD)
+    return model_config
+
+
+def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig]:
+    """Splits a `config.json` that a partitioned model wrote into the stock one and the partition.
+
+    Raises:
+        ValueError: it is not the config of a partitioned model.
+    """
+    model_type = config_dict.get("model_type", "")
+    if not model_type.startswith(_MODEL_TYPE_PREFIX) or _CONFIG_FIELD not in config_dict:
+        raise ValueError(f"model_type={model_type!r} is not that of a partitioned checkpoint.")
+    config_dict = dict(config_dict, model_type=model_type.removeprefix(_MODEL_TYPE_PREFIX))
+    return config_dict, PartitionConfig.from_dict(config_dict.pop(_CONFIG_FIELD))
