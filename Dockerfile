@@ -38,6 +38,7 @@ RUN sed -i "s/^torch==.*/torch==${TORCH_VERSION}/" constraints.txt \
     && pip install -c constraints.txt .
 
 COPY scripts scripts
+COPY recipes recipes
 
 # A fixed id, so that folders can be prepared for it; mounted folders must be writable by it, or run with --user.
 RUN useradd --create-home --uid 1000 ats \

@@ -46,6 +46,8 @@ setup(
         "matplotlib>=3.9",
         "numpy>=2.0",
         "peft>=0.20",
+        "pillow>=10.0",
+        "pyyaml>=6.0",
         "sacrebleu>=2.4",
         "sacremoses>=0.1",
         "safetensors>=0.4.3",

@@ -392,14 +392,14 @@ def test_the_python_of_the_readme_runs(trained, tmp_path, monkeypatch):
     output_dir, _ = trained
     readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/demo").symlink_to(output_dir)
     for block in blocks:
         # Fewer steps than a reader would take.
         exec(compile(block.replace("max_steps=100", "max_steps=2, use_cpu=True"), "README.md", "exec"), {})
-    assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full"}
+    assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full", "half"}
 
 
 def test_the_generated_corpus_needs_no_flags(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from ..run.flags import Manual
+from ..run.recipes import Manual
 from .record import write_record
 from .report import render_record
 

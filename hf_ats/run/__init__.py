@@ -3,12 +3,15 @@
 from .flags import DataArguments, ModelArguments, PartitionArguments, parse_flags
 from .memory import keep_freed_memory
 from .preparation import Run, prepare
+from .recipes import FlagParser, Recipe
 from .report import report
 
 __all__ = [
     "DataArguments",
+    "FlagParser",
     "ModelArguments",
     "PartitionArguments",
+    "Recipe",
     "Run",
     "keep_freed_memory",
     "parse_flags",

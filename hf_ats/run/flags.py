@@ -1,12 +1,12 @@
 """The flags of a run: which model, on what data, with which cores, trained how."""
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
 from ..architectures import ARCHITECTURES
+from ..partition.config import INITS, ROLES
 from ..training import ATSSeq2SeqTrainingArguments
+from .recipes import FlagParser
 
 
 @dataclass
@@ -100,45 +100,51 @@ class PartitionArguments:
     method: str = field(
         default="rank",
         metadata={
-            "help": "How layers are partitioned; 'none' leaves the model as it is, for standard training with "
-            "--schedule full.",
-            "choices": ["rank", "none"],
+            "help": "How layers are partitioned. 'rank': a core of low-rank factors beside every weight; 'width': a "
+            "core of fewer feed-forward neurons and query and key dimensions; 'none' leaves the model as it is, for "
+            "standard training with --schedule full.",
+            "choices": [*INITS, "none"],
         },
     )
     ratios: list[float] = field(
-        default_factory=lambda: [0.03125], metadata={"help": "Rank ratios of the cores, increasing, each in (0, 1)."}
+        default_factory=lambda: [0.03125],
+        metadata={
+            "help": "Sizes of the cores, increasing, each in (0, 1): the share of the rank, or by width of the "
+            "neurons and of each head's dimensions."
+        },
     )
     target_modules: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Layers to partition: suffixes of their names, or one regular expression (default: a preset)."
+            "help": "Layers to partition: suffixes of their names, or one regular expression (default: a preset of "
+            "the architecture). By width, 'fc1 fc2' gives a core of the stock architecture, and 'up=out down=in' says "
+            f"for an architecture without a preset what is narrower in each layer: {', '.join(ROLES)}."
         },
     )
     exclude_modules: list[str] | None = field(default=None, metadata={"help": "Layers to leave alone, likewise."})
-    init: str = field(default="svd", metadata={"help": "Start of the factors.", "choices": ["svd", "random"]})
+    init: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start of the cores. By rank, 'svd': the best approximation of the weights (default), or "
+            "'random'; by width, 'first': what comes first (default), or 'importance': what weighs most.",
+            "choices": [init for inits in INITS.values() for init in inits],
+        },
+    )
 
 
-class Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines above as they are, and names the default of every flag that has one."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, argparse.SUPPRESS) else super()._get_help_string(action)
-
-
-def parse_flags(description: str):
+def parse_flags(description: str, argv: Sequence[str] | None = None):
     """The four groups of flags of the command line, as dataclasses.
 
     Args:
         description: what `--help` shows above them.
+        argv: the words of the command line; by default those that this process was called with.
 
     Returns:
-        `(ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments)`. A contradiction among the
-        flags ends the program with a sentence.
+        `(ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments, Recipe or None)`. A
+        contradiction among the flags ends the program with a sentence.
     """
-    groups = (ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments)
-    usage = "%(prog)s --output_dir DIR [--flag value ...]"
-    parser = HfArgumentParser(groups, usage=usage, description=description, formatter_class=Manual)
-    model_args, data_args, partition_args, args = parser.parse_args_into_dataclasses()
+    parser = FlagParser((ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments), description)
+    model_args, data_args, partition_args, args, recipe = parser.parse(argv)
     if model_args.model_name_or_path is not None and model_args.architecture is not None:
         parser.error(
             f"--model_name_or_path {model_args.model_name_or_path} and --architecture {model_args.architecture} are "
@@ -153,4 +159,4 @@ def parse_flags(description: str):
                 )
     else:
         model_args.architecture = model_args.architecture or "tiny"
-    return model_args, data_args, partition_args, args
+    return model_args, data_args, partition_args, args, recipe

@@ -24,6 +24,7 @@ from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_an
 from .flags import DataArguments, ModelArguments, PartitionArguments
 from .memory import keep_freed_memory
 from .networks import from_pretrained, from_scratch
+from .recipes import Recipe
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Run:
     directories: dict[str, Path]  # of the exports, by level
     generation: dict  # how the flags say to decode; None where the model's generation config decides
     arguments: dict  # those of the training that differ from their defaults
+    recipe: Recipe | None
 
 
 def prepare(
@@ -47,6 +49,7 @@ def prepare(
     data_args: DataArguments,
     partition_args: PartitionArguments,
     args: ATSSeq2SeqTrainingArguments,
+    recipe: Recipe | None = None,
 ) -> Run:
     """Load, build, tokenize; raises OSError or ValueError where flags, files and model do not fit."""
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
@@ -107,7 +110,8 @@ def prepare(
         model.generation_config.max_length = settings.get("max_length") or 1 + settings["max_new_tokens"]
     if args.max_tokens is not None:
         # The trainer makes its own when training begins; whether the budget is enough shows here already.
-        TokenBudgetBatchSampler(sequence_lengths(tokenized["train"]), args.max_tokens, args.world_size)
+        lengths = sequence_lengths(tokenized["train"])
+        TokenBudgetBatchSampler(lengths, args.max_tokens, args.world_size, counts=args.max_tokens_counts)
 
     trainer = ATSSeq2SeqTrainer(
         model=model,
@@ -129,6 +133,7 @@ def prepare(
         directories=directories,
         generation=generation,
         arguments=arguments,
+        recipe=recipe,
     )
 
 

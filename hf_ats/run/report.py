@@ -1,11 +1,12 @@
 """Everything after training: export, translate, score, time, and write it down."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from ..checkpoint import export_core, export_full, export_stock
+from ..checkpoint import export_level
 from ..evaluation import (
     build_results,
     decoding_settings,
@@ -34,12 +35,7 @@ def report(run: Run, model: PreTrainedModel, seconds: float) -> None:
     output_dir = Path(args.output_dir)
     for name, directory in run.directories.items():
         logger.info("Exporting %s", directory)
-        if run.partition is None:
-            export_stock(model, directory, tokenizer=run.tokenizer)
-        elif name == "full":
-            export_full(model, directory, tokenizer=run.tokenizer)
-        else:
-            export_core(model, directory, tokenizer=run.tokenizer, level=name)
+        export_level(model, directory, level=name, tokenizer=run.tokenizer)
     if any("loss" in entry for entry in trainer.state.log_history):  # a run shorter than logging_steps has no curve
         plot_training(trainer.state.log_history, output_dir / "training.png", title=output_dir.name)
 
@@ -89,6 +85,7 @@ def report(run: Run, model: PreTrainedModel, seconds: float) -> None:
             "seconds": seconds,
             **({"resumed_from": args.resume_from_checkpoint} if args.resume_from_checkpoint else {}),
             "arguments": run.arguments,
+            **({"recipe": asdict(run.recipe)} if run.recipe else {}),
         },
         generation=decoding_settings(next(iter(networks.values())), run.tokenizer, **run.generation),
     )
