@@ -1,11 +1,12 @@
-"""Render a table that compares training runs, from their results.json, and keep the one in a README up to date.
+"""Render tables that compare training runs, from their results.json, and keep those in a README up to date.
 
     python scripts/compare_runs.py runs/*/results.json
     python scripts/compare_runs.py runs/*/results.json --update README.md
 
 Each row is one kind of run; runs that differ in nothing but their seed share a row, as mean and standard deviation.
-Runs that were scored in different ways, or on different data, are refused. With --update the table replaces what
-stands in the file between the lines
+Runs of a ladder, with several cores, have a table of their own with a row for each level. Runs that were scored
+in different ways, or on different data, are refused. With --update the tables replace what stands in the file between
+the lines
 
     <!-- begin runs -->
     <!-- end runs -->

@@ -51,10 +51,18 @@ def runs(tmp_path):
     ]
 
 
+def tables_of(markdown):
+    tables = []
+    for block in markdown.split("\n\n"):
+        if block.startswith("|"):
+            header, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines())
+            tables.append([dict(zip(header, row, strict=True)) for row in rows])
+    return tables
+
+
 def table_of(markdown):
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    (table,) = tables_of(markdown)
+    return table
 
 
 def test_one_row_for_each_kind_of_run_in_the_order_of_the_files(runs):
@@ -93,8 +101,8 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_row(tmp_path):
     assert len(table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))) == 2
     other["arguments"]["learning_rate"] = 1e-3
     assert len(table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))) == 1
-    with_ratio = write_run(tmp_path, "second", **other, partition={"method": "rank", "ratios": [0.25, 0.5]})
-    assert [row["r"] for row in table_of(render_comparison([first, with_ratio]))] == ["0.125", "0.25, 0.5"]
+    with_ratio = write_run(tmp_path, "second", **other, partition={"method": "rank", "ratios": [0.25]})
+    assert [row["r"] for row in table_of(render_comparison([first, with_ratio]))] == ["0.125", "0.25"]
 
 
 def test_how_a_run_was_watched_and_interrupted_does_not_part_seeds(tmp_path):
@@ -123,12 +131,61 @@ def test_the_test_set_goes_by_its_text_and_other_training_data_are_another_row(t
     assert len(table_of(render_comparison([first, write_run(tmp_path, "second", seed=2, data=old)]))) == 1
 
 
-def test_levels_of_a_ladder_stand_between_its_ends(tmp_path):
-    levels = {"core": scored(1), "level1": scored(2), "level2": scored(3), "full": scored(4)}
-    row = table_of(render_comparison([write_run(tmp_path, "ladder", levels=levels)]))[0]
-    scores = [column for column in row if column.endswith("BLEU")]
-    assert scores == ["core BLEU", "level1 BLEU", "level2 BLEU", "full BLEU"]
-    assert [row[column] for column in scores] == ["1.00", "2.00", "3.00", "4.00"]
+LADDER = {"method": "rank", "ratios": [0.03125, 0.125, 0.25]}
+LEVELS = {name: scored(bleu) for name, bleu in (("core", 1), ("level1", 2), ("level2", 3), ("full", 4))}
+
+
+def test_ladders_have_a_table_of_their_own_with_a_row_for_each_level(runs, tmp_path):
+    one = write_run(tmp_path, "ladder", partition=LADDER, levels=LEVELS, flops=3e12)
+    two = write_run(tmp_path, "ladder-twice", partition=LADDER, levels=LEVELS, epochs=4, schedule="slimmable")
+    without = render_comparison(runs)
+    first, second = tables_of(render_comparison([runs[0], one, *runs[1:], two]))
+    assert first == table_of(without), "the runs with one core are as they were"
+    assert [row["level"] for row in second] == ["core", "level1", "level2", "full"] * 2
+    assert [row["r"] for row in second] == ["0.03125", "0.125", "0.25", "-"] * 2
+    assert [row["BLEU"] for row in second] == ["1.00", "2.00", "3.00", "4.00"] * 2
+    assert {row["parameters"] for row in second} == {f"{LEVEL['parameters']:,}"}
+    assert [row["training of a ladder"] for row in second] == ["alternating", "", "", "", "slimmable", "", "", ""]
+    assert [row["epochs"] for row in second] == ["2", "", "", "", "4", "", "", ""]
+    assert [row["training FLOPs (T)"] for row in second][:2] == ["3.0", ""]
+    assert [table_of(render_comparison([one, two]))] == [second], "and stand alone"
+
+
+def test_seeds_of_a_ladder_share_its_rows_and_levels_that_were_not_trained_have_none(tmp_path):
+    other = LEVELS | {"level1": scored(5)}
+    ladders = [
+        write_run(tmp_path, name, partition=LADDER, levels=levels, seed=seed)
+        for name, levels, seed in (("one", LEVELS, 1), ("two", other, 2))
+    ]
+    rows = table_of(render_comparison(ladders))
+    assert [row["seeds"] for row in rows] == ["2", "", "", ""]
+    assert rows[1]["BLEU"] == f"3.50 ± {statistics.stdev([2, 5]):.2f}"
+    core = write_run(tmp_path, "core", partition=LADDER, schedule="core", levels={"core": scored(7)})
+    (row,) = table_of(render_comparison([core]))
+    assert (row["training of a ladder"], row["level"], row["r"]) == ("core alone", "core", "0.03125")
+
+
+def test_the_width_of_a_core_is_told_from_its_rank(runs, tmp_path):
+    width = {"method": "width", "ratios": [0.125]}
+    joint = write_run(tmp_path, "width", partition=width, levels={"core": scored(20), "full": scored(22)})
+    levels = {name: LEVELS[name] for name in ("core", "level1", "full")}
+    ladder = write_run(tmp_path, "ladder", partition=width | {"ratios": [0.125, 0.25]}, levels=levels)
+    comparison = render_comparison([runs[1], joint, ladder])
+    first, second = tables_of(comparison)
+    assert [row["r"] for row in first] == ["0.125", "width 0.125"]
+    assert [row["r"] for row in second] == ["width 0.125", "width 0.25", "-"]
+    assert comparison.count('after "width"') == 1
+    for targets, shown in (
+        (["fc1", "fc2"], "fc1, fc2"),
+        ({"up": "out", "down": "in"}, "up, down"),
+        (".*fc1", ".*fc1"),
+    ):
+        some = write_run(tmp_path, "some", partition=width | {"target_modules": targets}, levels={"core": scored(20)})
+        assert [row["r"] for row in table_of(render_comparison([joint, some]))] == [
+            "width 0.125",
+            f"width 0.125 ({shown})",
+        ]
+    assert "width" not in render_comparison(runs)
 
 
 def test_signatures_decoding_and_commands_stand_below(runs):

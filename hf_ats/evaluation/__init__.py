@@ -1,5 +1,16 @@
 """What the trained networks are worth: BLEU and chrF, decoding speed, and the report of a run."""
 
+from .budget import (
+    Budget,
+    Level,
+    choose_level,
+    copy_export,
+    exported_levels,
+    measure_latency,
+    parse_bytes,
+    parse_parameters,
+    render_levels,
+)
 from .comparison import render_comparison, update_marked_block
 from .decoding import compare_decoding_speed, decoding_settings, decoding_speed, device_name, synchronize, translate
 from .metrics import TRANSLATION_METRIC, build_compute_metrics, score_translations
@@ -19,19 +30,28 @@ from .tables import render_table
 
 __all__ = [
     "TRANSLATION_METRIC",
+    "Budget",
+    "Level",
     "build_compute_metrics",
     "build_results",
+    "choose_level",
     "compare_decoding_speed",
+    "copy_export",
     "decoding_settings",
     "decoding_speed",
     "device_name",
+    "exported_levels",
     "fingerprint",
     "installed_versions",
+    "measure_latency",
     "measure_networks",
+    "parse_bytes",
+    "parse_parameters",
     "plot_training",
     "read_json",
     "read_results",
     "render_comparison",
+    "render_levels",
     "render_table",
     "sample_translations",
     "score_translations",

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..partition import names_of_levels
 from .results import read_results
 from .tables import align, number, settings, unique
 
@@ -17,15 +18,17 @@ _SCHEDULES = {"full": "full alone", "core": "core alone"}
 def render_comparison(
     result_files: Sequence[str | os.PathLike], commands: bool = True, replace: dict[str, str] | None = None
 ) -> str:
-    """A Markdown table with a row for each kind of run, from the `results.json` of the runs.
+    """Markdown tables of training runs, from their `results.json`: one of runs with a single core, one of ladders.
 
-    Runs that differ in nothing but their seed share a row, as mean ± standard deviation of the sample. Rows stand in
-    the order of the files. Below the table are the signatures of the scores, how the translations were decoded, and
-    the commands.
+    The first has a row for each kind of run; the second, of runs with several cores, a row for each level of each kind
+    of run. Runs that differ in nothing but their seed share their rows, as mean ± standard deviation of the sample.
+    Rows stand in the order of the files. Column `r` has the ratio of a core: of its rank, or after the word "width" of
+    its width; and the layers that are partitioned, where they are not the preset's. Below the tables are the
+    signatures of the scores, how the translations were decoded, and the commands.
 
     Args:
         result_files: files that `write_results` wrote.
-        commands: whether to list the command of each run under the table.
+        commands: whether to list the command of each run under the tables.
         replace: text in the commands to write otherwise, such as the folder where the data lay.
 
     Raises:
@@ -47,33 +50,86 @@ def render_comparison(
     for group in groups.values():
         _refuse_a_seed_twice(group)
 
-    names = unique(name for results in runs.values() for name in results["levels"])
-    names.sort(key=lambda name: (name == "full", name != "core", name))
-    several_seeds = any(len(group) > 1 for group in groups.values())
-    header = ["training", "r", *(["seeds"] if several_seeds else []), "epochs"]
-    header += [f"{name} {score}" for name in names for score in ("BLEU", "chrF")]
-    header += ["training FLOPs (T)"]
-    rows = []
-    for (schedule, ratios, epochs, *_), group in groups.items():
-        row = [
-            _SCHEDULES.get(schedule, schedule),
-            ratios,
-            *([str(len(group))] if several_seeds else []),
-            f"{epochs:g}",
-        ]
-        for name in names:
-            for score in ("bleu", "chrf"):
-                row.append(_mean_and_deviation([(run["levels"].get(name) or {}).get(score) for run in group]))
-        flops = [run["training"]["flops"] for run in group]
-        row.append(number(statistics.mean(flops) if None not in flops else None, 1e-12, 1))
-        rows.append(row)
-    parts = [align(header, rows, "markdown"), *_notes(next(iter(runs.values())))]
+    ladders = [group for group in groups.values() if len(_ratios(group[0])) > 1]
+    others = [group for group in groups.values() if len(_ratios(group[0])) <= 1]
+    parts = [_table_of_runs(others)] if others else []
+    if ladders:
+        parts.append(_table_of_ladders(ladders))
+    parts += _notes(list(runs.values()))
     if commands:
         lines = "\n".join(_shell_lines(unique(results["command"] for results in runs.values())))
         for old, new in (replace or {}).items():
             lines = lines.replace(old, new)
         parts.append(f"The commands:\n\n```bash\n{lines}\n```")
     return "\n\n".join(parts)
+
+
+def _table_of_runs(groups: list[list[dict]]) -> str:
+    """A row for each group of runs that differ in their seed alone; a column for each score of each level."""
+    several_seeds = any(len(group) > 1 for group in groups)
+    names = unique(name for group in groups for run in group for name in run["levels"])
+    names.sort(key=lambda name: (name == "full", name != "core", name))
+    rows = []
+    for group in groups:
+        ratio = next(iter(_ratios(group[0]).values()), "-")
+        row = [_schedule(group), ratio, *_seeds_and_epochs(group, several_seeds)]
+        for name in names:
+            levels = [run["levels"].get(name) or {} for run in group]
+            row += [_mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")]
+        rows.append([*row, _training_flops(group)])
+    header = ["training", "r", *(["seeds"] if several_seeds else []), "epochs"]
+    header += [f"{name} {score}" for name in names for score in ("BLEU", "chrF")]
+    return align([*header, "training FLOPs (T)"], rows, "markdown")
+
+
+def _table_of_ladders(groups: list[list[dict]]) -> str:
+    """A row for each level of each group; what was trained and how long stands in the first row of a group."""
+    several_seeds = any(len(group) > 1 for group in groups)
+    rows = []
+    for group in groups:
+        ratios = _ratios(group[0])
+        names = [name for name in (*ratios, "full") if any(name in run["levels"] for run in group)]
+        of_run = [_schedule(group), *_seeds_and_epochs(group, several_seeds), _training_flops(group)]
+        for name in names:
+            levels = [run["levels"].get(name) or {} for run in group]
+            parameters = unique(f"{level['parameters']:,}" for level in levels if level)
+            rows.append(
+                [
+                    *(of_run if name == names[0] else [""] * len(of_run)),
+                    name,
+                    ratios.get(name, "-"),
+                    " / ".join(parameters),
+                    *(_mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")),
+                ]
+            )
+    header = ["training of a ladder", *(["seeds"] if several_seeds else []), "epochs", "training FLOPs (T)"]
+    return align([*header, "level", "r", "parameters", "BLEU", "chrF"], rows, "markdown")
+
+
+def _schedule(group: list[dict]) -> str:
+    schedule = group[0]["training"]["schedule"]
+    return _SCHEDULES.get(schedule, schedule)
+
+
+def _seeds_and_epochs(group: list[dict], several_seeds: bool) -> list[str]:
+    return [*([str(len(group))] if several_seeds else []), f"{group[0]['training']['epochs']:g}"]
+
+
+def _training_flops(group: list[dict]) -> str:
+    flops = [run["training"]["flops"] for run in group]
+    return number(statistics.mean(flops) if None not in flops else None, 1e-12, 1)
+
+
+def _ratios(results: dict) -> dict[str, str]:
+    """The ratio of each core by the name of its level, as column `r` has it; nothing for an unpartitioned network."""
+    partition = results["partition"]
+    if not partition:
+        return {}
+    method = "" if partition["method"] == "rank" else f"{partition['method']} "
+    targets = partition.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset
+    layers = f" ({targets if isinstance(targets, str) else ', '.join(targets)})" if targets else ""
+    names = names_of_levels(len(partition["ratios"]))
+    return {name: f"{method}{ratio:g}{layers}" for name, ratio in zip(names, partition["ratios"], strict=False)}
 
 
 def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") -> bool:
@@ -121,8 +177,7 @@ def _shell_lines(commands: Sequence[str]) -> list[str]:
 
 def _kind(results: dict) -> tuple:
     """What runs of one row have in common: all but the seed and what follows from it."""
-    training, partition = results["training"], results["partition"]
-    ratios = ", ".join(f"{ratio:g}" for ratio in partition["ratios"]) if partition else "-"
+    training = results["training"]
     # The seed stands in the arguments too; the directories follow from it, and the others do not change what is
     # trained.
     own = re.compile(
@@ -130,15 +185,8 @@ def _kind(results: dict) -> tuple:
     )
     data = {name: results["data"].get(name) for name in ("name", "train")}
     arguments = {name: value for name, value in training.get("arguments", {}).items() if not own.search(name)}
-    return (
-        training["schedule"],
-        ratios,
-        training["epochs"],
-        *(
-            repr(part)
-            for part in (partition, results["model"], data, sorted(arguments.items(), key=lambda item: item[0]))
-        ),
-    )
+    parts = (results["partition"], results["model"], data, sorted(arguments.items(), key=lambda item: item[0]))
+    return (training["schedule"], training["epochs"], *map(repr, parts))
 
 
 def _refuse_what_does_not_compare(runs: dict[str, dict]) -> None:
@@ -186,9 +234,14 @@ def _mean_and_deviation(values: list[float | None]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
-def _notes(results: dict) -> list[str]:
-    bleu, chrf = _signatures(results)[:2]
+def _notes(runs: list[dict]) -> list[str]:
+    bleu, chrf = _signatures(runs[0])[:2]
     notes = [f"BLEU: sacreBLEU `{bleu}`; chrF: `{chrf}`."]
-    if results["generation"]:
-        notes.append(f"Decoding: {settings(results['generation'])}.")
+    if runs[0]["generation"]:
+        notes.append(f"Decoding: {settings(runs[0]['generation'])}.")
+    if any((run["partition"] or {}).get("method") == "width" for run in runs):
+        notes.append(
+            'r is the ratio of a core\'s rank to the full one; after "width", the share that it keeps of the '
+            "feed-forward neurons and, where they are partitioned, of each head's query and key dimensions."
+        )
     return notes

@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,27 @@ _SECTIONS = {
     "partition": (dict, type(None)),
     "data": dict,
     "training": dict,
-    "generation": dict,
     "levels": dict,
 }
 _TRAINING_FIELDS = ("schedule", "epochs", "steps", "flops", "seconds")
-_LEVEL_FIELDS = ("parameters", "size_bytes", "flops_per_token", "bleu", "chrf", "bleu_signature", "chrf_signature")
+_LEVEL_FIELDS = ("parameters", "size_bytes")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the results of a kind of run hold beside what all of them do."""
+
+    sections: dict
+    training_fields: tuple[str, ...]
+    level_fields: tuple[str, ...]
+
+
+_TASKS = {
+    "translation": _Task(
+        {"generation": dict}, (), ("flops_per_token", "bleu", "chrf", "bleu_signature", "chrf_signature")
+    ),
+    "image-classification": _Task({}, ("epoch_forward_flops",), ("flops_per_image", "accuracy")),
+}
 
 
 def build_results(
@@ -43,8 +60,9 @@ def build_results(
     partition: dict | None,
     data: dict,
     training: dict,
-    generation: dict,
+    generation: dict | None = None,
     command: str | None = None,
+    task: str = "translation",
 ) -> dict:
     """The contents of `results.json`; adds when, with which command and with which versions they were found.
 
@@ -52,7 +70,8 @@ def build_results(
         levels: for each level that the run trained, from the smallest core to `"full"`: `parameters` of the exported
             network, `size_bytes` of its weights on disk (`weights_size`), `flops_per_token`
             (`hf_ats.partition.flops`), `bleu`, `chrf` and their signatures (`score_translations`), and
-            `decoding_speed`, what `compare_decoding_speed` says of it, or None where it was not measured.
+            `decoding_speed`, what `compare_decoding_speed` says of it, or None where it was not measured. Of images
+            `flops_per_image` and `accuracy` in percent instead of all from `flops_per_token` on.
         seed: of the training.
         model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
             tells it apart, such as its sizes.
@@ -62,8 +81,10 @@ def build_results(
         training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
             and the `arguments` that differ from their defaults. Of a run that went on from a checkpoint `seconds` are
             those since then, and `resumed_from` names it.
-        generation: how the scored translations were decoded, such as `num_beams` and `max_length`.
+        generation: how the scored translations were decoded, such as `num_beams` and `max_length`; of translation
+            alone.
         command: the command line; by default that of this process.
+        task: `"translation"` or `"image-classification"`.
 
     Returns:
         `dict` with those sections and `format`, `created` (UTC, ISO 8601) and `versions`.
@@ -76,6 +97,7 @@ def build_results(
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     results = {
         "format": FORMAT,
+        "task": task,
         "command": command,
         "created": created,
         "versions": installed_versions(),
@@ -84,7 +106,7 @@ def build_results(
         "partition": partition,
         "data": data,
         "training": training,
-        "generation": generation,
+        **({} if generation is None else {"generation": generation}),
         "levels": levels,
     }
     _check(results, "results")
@@ -109,14 +131,23 @@ def write_results(path: str | os.PathLike, results: dict) -> None:
     write_json(path, results)
 
 
-def read_results(path: str | os.PathLike) -> dict:
+def read_results(path: str | os.PathLike, task: str = "translation") -> dict:
     """Reads what `write_results` wrote.
 
+    Args:
+        path: the file.
+        task: of the run.
+
     Raises:
-        ValueError: the file holds no JSON, or not the results of a run; the message names the file.
+        ValueError: the file holds no JSON, not the results of a run, or those of another task; the message names the
+            file.
     """
-    results = read_json(path, "give a results.json that train_translation.py wrote.")
+    results = read_json(path, "give a results.json that a training script wrote.")
     _check(results, str(path))
+    if _task(results) != task:
+        raise ValueError(
+            f"{path} holds the results of {_task(results)}, and these are tables of {task}; give runs of this task."
+        )
     return results
 
 
@@ -182,19 +213,27 @@ def installed_versions() -> dict[str, str | None]:
     return versions
 
 
+def _task(results: dict) -> str:
+    # Files of earlier versions are of the one task that there was.
+    return results.get("task", "translation")
+
+
 def _check(results, what: str) -> None:
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise ValueError(f"{what} does not hold the results of a run in format {FORMAT}, as build_results makes them.")
-    for section, kind in _SECTIONS.items():
+    if _task(results) not in _TASKS:
+        raise ValueError(f"{what}: task={_task(results)!r} is not known; write one of {', '.join(_TASKS)}.")
+    task = _TASKS[_task(results)]
+    for section, kind in (_SECTIONS | task.sections).items():
         if section not in results:
             raise ValueError(f"{what} has no section {section!r}; build_results makes all of them.")
         if not isinstance(results[section], kind):
             raise ValueError(f"{what}: section {section!r} is a {type(results[section]).__name__}.")
-    _check_fields(results["training"], _TRAINING_FIELDS, f"{what}: section 'training'")
+    _check_fields(results["training"], _TRAINING_FIELDS + task.training_fields, f"{what}: section 'training'")
     if not results["levels"]:
         raise ValueError(f"{what}: section 'levels' is empty; give the figures of at least one level.")
     for level, figures in results["levels"].items():
-        _check_fields(figures, _LEVEL_FIELDS, f"{what}: level {level!r}")
+        _check_fields(figures, _LEVEL_FIELDS + task.level_fields, f"{what}: level {level!r}")
 
 
 def _check_fields(figures: dict, fields: tuple[str, ...], where: str) -> None:

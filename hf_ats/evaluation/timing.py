@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
-from ..evaluation import synchronize
+from .decoding import synchronize
 
 
 def time_in_turns(

@@ -1,0 +1,101 @@
+"""Pick the network of a run that fits a budget: of parameters, of bytes, of the latency measured on this machine.
+
+    python scripts/choose_level.py --run runs/ladder --max_parameters 5e6
+    python scripts/choose_level.py --run runs/ladder --max_bytes 20MB --output_dir phone
+    python scripts/choose_level.py --run runs/ladder --max_latency_ms 80 --num_beams 5 --threads 1 --sentences text.de
+    python scripts/choose_level.py --run runs/ladder/checkpoint-2840 --max_parameters 5M
+
+RUN is a directory with the exports of a training run, core/, level1/, ..., full/, or a training checkpoint, whose
+levels are exported first. Every given limit must be kept. Of the levels that fit, the one with the highest score in
+RUN/results.json is chosen, and the largest where there are no scores. When none fits, the command ends with an error
+that names the smallest need.
+
+Parameters are those of the exported network, bytes those of its weight files. The latency is the median time of
+generate for one batch; all networks are measured side by side, in turns after a warm-up, each round on another batch.
+It depends on the text, so give sentences like those that the network will meet.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from hf_ats.data import default_corpus, read_lines
+from hf_ats.evaluation import (
+    Budget,
+    choose_level,
+    copy_export,
+    exported_levels,
+    measure_latency,
+    parse_bytes,
+    parse_parameters,
+    render_levels,
+)
+
+
+def main() -> None:
+    """Measure, choose, and copy what was chosen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, type=Path, help="the output of a training run, or a checkpoint-N")
+    parser.add_argument("--max_parameters", help="such as 5e6 or 5M")
+    parser.add_argument("--max_bytes", help="of the weight files, such as 20MB or 20MiB")
+    parser.add_argument("--max_latency_ms", type=float, help="median milliseconds for one batch")
+    parser.add_argument(
+        "--sentences", type=Path, help="source text, one a line (default: generated German dates, times and prices)"
+    )
+    parser.add_argument("--batch_size", type=int, default=1, help="sentences translated at once (default: 1)")
+    parser.add_argument("--num_beams", type=int, help="default: the network's generation config, or 4")
+    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
+    parser.add_argument("--rounds", type=int, default=20, help="how often each is timed (default: 20)")
+    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own choice)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--output_dir", type=Path, help="copy the chosen export to this directory")
+    arguments = parser.parse_args()
+    disable_progress_bar()  # of loading and exporting; the latency has its own
+    budget = Budget(
+        max_parameters=arguments.max_parameters and parse_parameters(arguments.max_parameters),
+        max_bytes=arguments.max_bytes and parse_bytes(arguments.max_bytes),
+        max_latency_ms=arguments.max_latency_ms,
+    )
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+
+    with exported_levels(arguments.run) as levels:
+        if budget.max_latency_ms is not None:
+            levels = measure_latency(
+                levels,
+                read_lines(arguments.sentences) if arguments.sentences else generated_sentences(),
+                batch_size=arguments.batch_size,
+                rounds=arguments.rounds,
+                device=arguments.device,
+                num_beams=arguments.num_beams,
+                max_length=arguments.max_length,
+            )
+        try:
+            chosen = choose_level(levels, budget)
+        except ValueError:
+            print(render_levels(levels, budget))
+            raise
+        print(f"{render_levels(levels, budget, chosen)}\n")
+        for level in levels[levels.index(chosen) + 1 :]:
+            if not level.exceeded(budget):
+                print(f"{level.name} is larger and fits too, but scored {level.score:.2f} and not {chosen.score:.2f}.")
+        if arguments.output_dir is not None:
+            copy_export(chosen, arguments.output_dir)
+    print(f"chosen: {chosen.name}" + (f", copied to {arguments.output_dir}" if arguments.output_dir else ""))
+
+
+def generated_sentences() -> list[str]:
+    """The German side of the embedded corpus's test part."""
+    return [
+        pair["de"] for pair in default_corpus(sizes={"train": 1, "validation": 1, "test": 300})["test"]["translation"]
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"choose_level.py: {error}")
