@@ -1,0 +1,1 @@
+"""Small whole uses of the package beyond translation."""
