@@ -78,7 +78,7 @@ def test_int8_is_smaller_and_decodes_the_same_number_of_tokens(exports, sources,
 
 def test_ctranslate2_is_not_given_what_it_would_get_wrong(exports, tmp_path):
     pytest.importorskip("ctranslate2")
-    with pytest.raises(ValueError, match=r"'ats_marian', which CTranslate2 does not read.*dense=True"):
+    with pytest.raises(ValueError, match=r"'ats_marian', which CTranslate2 does not read.*by width.*dense=True"):
         convert_to_ctranslate2(exports / CORE, tmp_path / "out", "float32")
     model, tokenizer = load_network(exports / FULL), AutoTokenizer.from_pretrained(exports / FULL)
     with torch.no_grad():
@@ -106,6 +106,22 @@ def test_onnx_runtime_decodes_what_transformers_decodes_and_keeps_the_two_produc
     # In each layer of the encoder two more, for the scores and the sums of its attention; in each of the decoder three
     # for the source's keys, which are low-rank, and its values.
     assert products == linears + 2 * model.config.encoder_layers + 3 * model.config.decoder_layers
+
+
+def test_onnx_runtime_decodes_what_a_core_with_narrower_keys_decodes(sources, tmp_path):
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
+    model = tiny_model("marian", tie_word_embeddings=False, share_encoder_decoder_embeddings=False)
+    with torch.no_grad():
+        model.final_logits_bias[:, [tokenizer.eos_token_id, tokenizer.pad_token_id]] = -50.0
+    export_core(partition_(model, PartitionConfig("width", [0.25])), tmp_path / CORE)
+    core = load_network(tmp_path / CORE)
+    assert len(core.get_decoder().layers[0].self_attn.k_proj.weight) == core.config.d_model / 4
+    export_onnx(tmp_path / CORE, tmp_path)
+    network = OnnxNetwork(tmp_path, core.config, threads=1)
+    for num_beams in (1, 4):
+        assert torch.equal(network.decode(sources, num_beams, LENGTH), in_transformers(core, sources, num_beams))
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):

@@ -41,7 +41,14 @@ NETWORKS = (STOCK, FULL, CORE, DENSE)
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
-    return untrained_networks("tiny", [0.1], 300, tmp_path_factory.mktemp("untrained"))
+    return untrained_networks("tiny", PartitionConfig(ratios=[0.1]), 300, tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """With a core of fewer feed-forward neurons."""
+    settings = InferenceBenchmark(**(SMALL | dict(method="width", ratios=[0.25])))
+    return untrained_networks("tiny", settings.partition(), 300, tmp_path_factory.mktemp("narrow"))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +95,32 @@ def test_a_run_gives_its_own_two_networks_and_two_that_compute_the_same(run, tmp
     assert not torch.allclose(logits(models[CORE]), logits(models[FULL]), atol=1e-2)
     for path in directories.values():
         AutoTokenizer.from_pretrained(path)
+
+
+def test_a_core_by_width_is_the_stock_class_with_fewer_neurons_and_has_no_dense_form(narrow):
+    models = {name: load_network(path) for name, path in narrow.items()}
+    assert list(models) == [STOCK, FULL, CORE]
+    assert [type(model) for model in models.values()] == [MarianMTModel] * 3
+    core, full = models[CORE].config, models[FULL].config
+    assert core.encoder_ffn_dim == core.decoder_ffn_dim == full.encoder_ffn_dim / 4
+    assert (core.d_model, core.encoder_attention_heads) == (full.d_model, full.encoder_attention_heads)
+    torch.testing.assert_close(logits(models[FULL]), logits(models[STOCK]))
+
+
+@pytest.mark.parametrize("target_modules", [["fc1", "fc2"], None])
+def test_a_run_by_width_gives_its_own_two_networks_and_the_stock_one(target_modules, tmp_path):
+    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
+    config = PartitionConfig("width", [0.25], target_modules=target_modules)
+    model = partition_(tiny_model("marian"), config)
+    export_full(model, tmp_path / FULL, tokenizer=tokenizer)
+    export_core(model, tmp_path / CORE, tokenizer=tokenizer)
+    directories = networks_of_run(tmp_path, tmp_path / "made")
+    assert list(directories) == [STOCK, FULL, CORE]
+    record = run_inference_benchmark(
+        InferenceBenchmark(**(SMALL | dict(run=str(tmp_path), rounds=1, profile=False))), progress=False
+    )
+    assert "core / full latency, batch 1, beam 2" in record["ratios"]
+    assert record["measurements"][CORE]["parameters"] < record["measurements"][FULL]["parameters"]
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
@@ -142,6 +175,18 @@ def test_logits_may_differ_by_rounding_alone():
         check_close("logits", expected + 1.1e-3, expected)
     with pytest.raises(ValueError, match="differ by nan"):
         check_close("logits", expected * float("nan"), expected)
+
+
+def test_a_core_by_width_that_computes_something_else_ends_the_benchmark_too(narrow, monkeypatch, tmp_path):
+    other = load_network(narrow[CORE])
+    with torch.no_grad():
+        other.final_logits_bias[0, 7] = 50.0
+    other.save_pretrained(tmp_path / CORE)
+    AutoTokenizer.from_pretrained(narrow[CORE]).save_pretrained(tmp_path / CORE)
+    monkeypatch.setattr(inference, "untrained_networks", lambda *_, **__: narrow | {CORE: tmp_path / CORE})
+    monkeypatch.setattr(inference, "time_in_turns", lambda *_, **__: pytest.fail("it was timed"))
+    with pytest.raises(ValueError, match="core does not decode what it must: 0% of 2"):
+        run_inference_benchmark(InferenceBenchmark(**SMALL), progress=False)
 
 
 @pytest.mark.parametrize("name", [FULL, CORE, DENSE])
@@ -221,10 +266,61 @@ def test_runtimes_are_measured_beside_transformers(untrained, monkeypatch):
     assert "core-dense, CTranslate2 float32 / full, CTranslate2 float32 latency, batch 4, greedy" in ratios
 
 
+def test_whole_translations_of_a_run_are_what_ctranslate2_is_compared_by(tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
+    model = tiny_model("marian")
+    with torch.no_grad():
+        model.get_decoder().embed_tokens.weight[tokenizer.pad_token_id] = 0
+        model.final_logits_bias[0, tokenizer.eos_token_id] = 3.0  # so that translations end
+    partition_(model, PartitionConfig("width", [0.25], target_modules=["fc1", "fc2"]))
+    export_full(model, tmp_path / FULL, tokenizer=tokenizer)
+    export_core(model, tmp_path / CORE, tokenizer=tokenizer)
+    compared, check = {}, inference.check_equal
+
+    def noted(name, translations, expected, least):
+        compared[name] = (translations, expected)
+        return check(name, translations, expected, least)
+
+    monkeypatch.setattr(inference, "check_equal", noted)
+    settings = SMALL | dict(
+        run=str(tmp_path), beams=[2], batch_sizes=[1], rounds=1, profile=False, runtimes=["ctranslate2"]
+    )
+    record = run_inference_benchmark(InferenceBenchmark(**settings), progress=False)
+    assert record["measurements"]["core, CTranslate2 float32, batch 1, beam 2"]["equal_share"] == 1.0
+    for name in ("full, CTranslate2 float32", "core, CTranslate2 int8"):
+        translations, expected = compared[name]
+        assert translations.shape == expected.shape == (32, 20)
+        assert (expected == -1).any() and not (expected == tokenizer.eos_token_id).any(), "they end by themselves"
+    assert compared[CORE][0].shape == (2, 5), "in transformers all have the given length"
+
+
+def test_a_core_by_width_goes_through_the_runtimes_as_it_is(narrow, monkeypatch):
+    for package in ("ctranslate2", "onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    monkeypatch.setattr(inference, "untrained_networks", lambda *_, **__: narrow)
+    runtimes = ["ctranslate2", "onnxruntime"]
+    settings = SMALL | dict(batch_sizes=[4], beams=[1, 3], rounds=1, profile=False, runtimes=runtimes, method="width")
+    record = run_inference_benchmark(InferenceBenchmark(**settings), progress=False)
+    measured, ratios = record["measurements"], record["ratios"]
+    for where in ("batch 4, greedy", "batch 4, beam 3"):
+        assert measured[f"core, {where}"]["equal_share"] == 1.0, "as the partitioned model at its core level"
+        for runtime in ("CTranslate2 float32", "ONNX Runtime float32"):
+            for network in (FULL, CORE):
+                assert measured[f"{network}, {runtime}, {where}"]["equal_share"] == 1.0, "as in transformers"
+        assert measured[f"core, CTranslate2 int8, {where}"]["bleu_against_float32"] > 0
+        for runtime in ("CTranslate2 float32", "CTranslate2 int8", "ONNX Runtime float32"):
+            assert f"core, {runtime} / full, {runtime} latency, {where}" in ratios
+    for arithmetic in ("CTranslate2 float32", "CTranslate2 int8"):
+        assert measured[f"core, {arithmetic}"]["size_bytes"] < measured[f"full, {arithmetic}"]["size_bytes"]
+    assert not any(DENSE in name for name in [*measured, *ratios])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (dict(ratios=[0.1, 0.2]), r"ratios=\[0.1, 0.2\] must be one ratio"),
+        (dict(method="depth"), "method='depth' is not known"),
         (dict(beams=[0]), r"beams=\[0\] must be one or more numbers"),
         (dict(batch_sizes=[]), r"batch_sizes=\[\] must be one or more"),
         (dict(length=1), "length=1 must be at least 2"),

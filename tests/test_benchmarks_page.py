@@ -1,5 +1,6 @@
 """The page on performance shows what the files say, and no figure of it is typed by hand."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,25 @@ def test_a_record_fills_its_block(tmp_path):
     assert not update_page(page, [tmp_path / "fast.json"])
     goals, fast = page.read_text().split("<!-- end goals -->")
     assert "core step / stock step" in goals and "0.400 to 0.600" in fast
+
+
+def test_a_block_without_a_record_is_left_as_it_is(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin goals -->\n<!-- end goals -->\n<!-- begin fast -->\n<!-- end fast -->\n")
+    write_record(tmp_path / "fast.json", record({}))
+    assert update_page(page, [])
+    assert page.read_text().endswith("<!-- begin fast -->\n<!-- end fast -->\n")
+    assert update_page(page, [tmp_path / "fast.json"])
+
+
+def test_the_records_that_the_manual_of_decoding_names_have_a_block():
+    """So that they can be rendered as soon as its commands were run."""
+    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    manual = (REPOSITORY / "scripts" / "benchmark_inference.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"results/performance/([\w-]+)\.json", manual))
+    assert named == {"inference-runtimes", "inference-width"}
+    for name in named:
+        assert page.count(f"<!-- begin {name} -->") == 1
 
 
 def test_a_record_without_a_block_is_refused(tmp_path):

@@ -1,9 +1,9 @@
 """What training and running cost on the clock, measured beside the stock models of Transformers."""
 
+from ..evaluation.timing import ratio, spread, time_in_turns
 from .memory import peak_memory
 from .record import build_record, describe_machine, read_record, write_record
 from .report import render_circumstances, render_ratios, render_record
-from .timing import ratio, spread, time_in_turns
 
 __all__ = [
     "build_record",

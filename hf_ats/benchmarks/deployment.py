@@ -42,7 +42,7 @@ def require_runtime(name: str) -> None:
 
 
 def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLike, quantization: str) -> None:
-    """Writes a full or core-dense export as CTranslate2 reads it.
+    """Writes an export of Marian's own class as CTranslate2 reads it: full, core-dense, a core of fewer neurons.
 
     CTranslate2's Marian loader drops the last row of the vocabulary and starts decoding from zeros, so `<pad>` must be
     the last id and its row zero, as `build_model` has it.
@@ -53,8 +53,8 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
         quantization: `"float32"`, `"int8"`, or another type of CTranslate2.
 
     Raises:
-        ValueError: the export is a core, whose low-rank product CTranslate2 lacks; its vocabularies are separate, or
-            `<pad>` is elsewhere, so that its output would differ.
+        ValueError: the export is a core of a class of ours, whose layers CTranslate2 lacks; its vocabularies are
+            separate, or `<pad>` is elsewhere, so that its output would differ.
     """
     from ctranslate2.converters import TransformersConverter
 
@@ -62,8 +62,8 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
     kind, pad = model.config.model_type, model.config.pad_token_id
     if kind != "marian":
         raise ValueError(
-            f"{directory} is of type {kind!r}, which CTranslate2 does not read; give the full network, or a core "
-            "written by export_core(..., dense=True)."
+            f"{directory} is of type {kind!r}, which CTranslate2 does not read; give the full network, a core "
+            "by width of its feed-forward layers alone, or one written by export_core(..., dense=True)."
         )
     if tokenizer.separate_vocabs:
         raise ValueError(f"{directory} has a vocabulary for each language; only joint ones are converted here.")
@@ -107,6 +107,14 @@ class CTranslate2Network:
         )
         return torch.tensor([self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results])
 
+    def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
+        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding."""
+        pieces = [self._tokenizer.convert_ids_to_tokens(source)]
+        (result,) = self._translator.translate_batch(
+            pieces, beam_size=num_beams, min_decoding_length=0, max_decoding_length=longest
+        )
+        return self._tokenizer.convert_tokens_to_ids(result.hypotheses[0])
+
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
@@ -115,10 +123,10 @@ def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None
     """Writes a Marian export, a core too, as two ONNX graphs: `encoder.onnx` and `decoder.onnx`.
 
     The encoder's outputs are the keys and values of every decoder layer's attention to the source, each
-    `(batch, heads, source, width / heads)`, so they are computed once. The decoder is one step: it takes the last ids
+    `(batch, heads, source, size)`, so they are computed once. The decoder is one step: it takes the last ids
     `(batch, 1)`, the source's mask, the keys and values of earlier steps (of length 0 in the first) and those of the
     source; it gives logits `(batch, vocabulary)` and its keys and values with this step's added. A core keeps its two
-    products.
+    products, or its narrower keys.
 
     Args:
         directory: an export.
@@ -131,10 +139,13 @@ def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None
     own, present, source = _names(config)
     # Sizes above 1, and unequal, so that the exporter takes none of them for a constant.
     batch, source_length, past_length = 2, 5, 3
-    heads, size = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
     ids = torch.zeros(batch, source_length, dtype=torch.long)
     mask = torch.ones_like(ids)
-    past = [torch.zeros(batch, heads, past_length, size) for _ in own]
+    past = [
+        _in_heads(layer.self_attn, projection, torch.zeros(batch, past_length, config.d_model)).detach()
+        for layer in model.get_decoder().layers
+        for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj)
+    ]
     free = torch.export.Dim.DYNAMIC
     options = dict(dynamo=True, verbose=False, external_data=False)
     encoder = _Encoder(model).eval()
@@ -195,7 +206,7 @@ class OnnxNetwork:
         self._config = config
         self._own, _, self._source = _names(config)
         # The exporter leaves out inputs that nothing depends on.
-        self._takes = {entry.name for entry in self._decoder.get_inputs()}
+        self._takes = {entry.name: entry.shape for entry in self._decoder.get_inputs()}
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
         """`length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, without padding.
@@ -209,8 +220,10 @@ class OnnxNetwork:
         mask, *source = (np.repeat(values, num_beams, axis=0) for values in (mask, *source))
         given = {"attention_mask": mask, **dict(zip(self._source, source, strict=True))}
         given = {name: values for name, values in given.items() if name in self._takes}
-        heads, size = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
-        own = [np.zeros((batch * num_beams, heads, 0, size), dtype=np.float32)] * len(self._own)
+        own = []
+        for name in self._own:
+            _, heads, _, size = self._takes[name]
+            own.append(np.zeros((batch * num_beams, heads, 0, size), dtype=np.float32))
         ids = np.full((batch * num_beams, 1), config.decoder_start_token_id)
         # All beams of a sentence start alike, so all but one are kept out of the first step.
         scores = np.where(np.arange(num_beams) == 0, 0.0, -np.inf).astype(np.float32) + np.zeros((batch, 1))
@@ -242,6 +255,11 @@ def _names(config) -> tuple[list[str], list[str], list[str]]:
     return tuple([f"{prefix}.{name}" for name in layers] for prefix in ("past", "present", "source"))
 
 
+def _in_heads(attention: nn.Module, projection: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Keys or values of `hidden` `(batch, tokens, width)`: `(batch, heads, tokens, size)`, any size of heads."""
+    return projection(hidden).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
 class _Encoder(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -252,8 +270,7 @@ class _Encoder(nn.Module):
         outputs = []
         for attention in (layer.encoder_attn for layer in self.decoder.layers):
             for projection in (attention.k_proj, attention.v_proj):
-                heads = projection(hidden).unflatten(-1, (attention.num_heads, attention.head_dim))
-                outputs.append(heads.transpose(1, 2))
+                outputs.append(_in_heads(attention, projection, hidden))
         return tuple(outputs)
 
 

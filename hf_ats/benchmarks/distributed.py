@@ -12,12 +12,12 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..evaluation.timing import ratio, spread, time_in_turns
 from ..partition import PartitionConfig, at_level, parameters_at_level, partition_, partitioned_layers
 from ..training import all_reduce_gradients, label_smoothed_cross_entropy
 from ..training.sharding import prepare_sharding_
 from .collectives import CountCollectives
 from .record import build_record
-from .timing import ratio, spread, time_in_turns
 from .workload import build_untrained, check_model_settings, random_batch
 
 LEVELS = ("full", "core")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer
 
+from ..evaluation.timing import ratio, spread
 from ..partition import FlopsLedger, level_names
 from ..run import keep_freed_memory
 from ..training import levels_at_step
@@ -17,7 +18,6 @@ from .epoch_setup import WAYS, EpochBenchmark, Text, Way, build_trainer, load_te
 from .first_step import measure_first_step
 from .overhead import measure_overhead
 from .record import build_record
-from .timing import ratio, spread
 from .turns import train_in_turns
 
 # Each with the two ways that it compares, the whole first, then its shares.

@@ -30,8 +30,8 @@ def measure_first_step(settings, text, directory: Path) -> tuple[dict[str, dict]
     """
     import torch
 
+    from ..evaluation.timing import ratio, spread
     from .epoch_setup import draw_pairs
-    from .timing import ratio, spread
 
     tokenizer, pairs = Path(directory) / "tokenizer", Path(directory) / "pairs"
     text.tokenizer.save_pretrained(tokenizer)

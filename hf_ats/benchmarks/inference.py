@@ -1,4 +1,4 @@
-"""What decoding costs: the stock model, the full network, its core, the core multiplied out; in turns.
+"""What decoding costs: the stock model, the full network, its core, a core by rank multiplied out; in turns.
 
 Every network decodes the same sources to the same number of tokens, since an untrained model never stops and trained
 ones stop at different places. What they decode is compared before it is timed.
@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
 from transformers.utils.logging import disable_progress_bar
 
 from ..checkpoint import load_network
 from ..data import default_corpus, read_lines
 from ..evaluation import score_translations, weights_size
-from ..partition import flops_per_token
+from ..evaluation.timing import ratio, spread, time_in_turns
+from ..partition import INITS, PartitionConfig, flops_per_token
 from .deployment import (
     RUNTIMES,
     CTranslate2Network,
@@ -41,16 +42,20 @@ from .networks import (
 )
 from .profiles import profile_shares
 from .record import build_record
-from .timing import ratio, spread, time_in_turns
 from .workload import check_model_settings
 
 # As many layers and calls as the stock model, and next to no arithmetic: what `generate` and launching cost.
 OVERHEAD = "overhead"
-# Which networks a runtime can run, and in which arithmetic.
+# Which networks a runtime is measured with, and in which arithmetic. CTranslate2 runs Marian's own class alone: of a
+# core by rank the one multiplied out, of a core of fewer feed-forward neurons the core itself.
 _DEPLOYED = {
-    "ctranslate2": ("CTranslate2", (FULL, DENSE), ("float32", "int8")),
+    "ctranslate2": ("CTranslate2", (FULL, CORE, DENSE), ("float32", "int8")),
     "onnxruntime": ("ONNX Runtime", (FULL, CORE), ("float32",)),
 }
+# Sentences whose whole translations are compared.
+_COMPARED = 32
+# The layers of a core by width here: with these alone it is of the stock class.
+_FEED_FORWARD = ["fc1", "fc2"]
 # Text enough for the sources; the other parts are not used.
 _CORPUS = {"train": 1, "validation": 1, "test": 300}
 # A runtime that rounds in another order may choose another of two words that are equally likely.
@@ -66,7 +71,15 @@ class InferenceBenchmark:
         metadata={"help": "a trained run, a directory with full/ and core/; without it, untrained networks are made"},
     )
     architecture: str = field(default="iwslt", metadata={"help": "tiny, iwslt or wmt, the sizes of Table 4"})
-    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank ratio of the core"})
+    method: str = field(
+        default="rank",
+        metadata={
+            "help": "of the core: rank, in the preset's layers, or width, of the feed-forward layers alone; a run has "
+            "its own",
+            "choices": list(INITS),
+        },
+    )
+    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank or width of the core"})
     vocab_size: int = field(default=10_000, metadata={"help": "entries of the joint vocabulary"})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 32], metadata={"help": "sentences decoded at once"})
     beams: list[int] = field(default_factory=lambda: [1, 5], metadata={"help": "widths of the search; 1 is greedy"})
@@ -91,6 +104,7 @@ class InferenceBenchmark:
 
     def __post_init__(self):
         check_model_settings(self)
+        self.partition()  # refuses another method
         for name in ("batch_sizes", "beams"):
             values = getattr(self, name)
             if not values or min(values) < 1:
@@ -104,6 +118,12 @@ class InferenceBenchmark:
             raise ValueError(
                 f"runtimes={self.runtimes} are measured on the CPU; leave them out or write device='cpu'."
             )
+
+    def partition(self) -> PartitionConfig:
+        """Of an untrained network."""
+        return PartitionConfig(
+            self.method, self.ratios, target_modules=_FEED_FORWARD if self.method == "width" else None
+        )
 
     @property
     def combinations(self) -> list[tuple[int, int]]:
@@ -122,7 +142,7 @@ def run_inference_benchmark(settings: InferenceBenchmark, progress: bool = True)
         folder = Path(folder)
         if settings.run is None:
             directories = untrained_networks(
-                settings.architecture, settings.ratios, settings.vocab_size, folder, seed=settings.seed
+                settings.architecture, settings.partition(), settings.vocab_size, folder, seed=settings.seed
             )
         else:
             directories = networks_of_run(settings.run, folder)
@@ -155,8 +175,7 @@ def _open(settings: InferenceBenchmark, opening: _Opening, dtype: str | None = N
     if opening.runtime == "onnxruntime":
         config = AutoModelForSeq2SeqLM.from_pretrained(opening.checkpoint).config
         return OnnxNetwork(opening.directory, config, torch.get_num_threads())
-    stock = opening.directory.name in (STOCK, FULL, DENSE)
-    model = (MarianMTModel if stock else AutoModelForSeq2SeqLM).from_pretrained(
+    model = (MarianMTModel if _is_stock(opening.directory) else AutoModelForSeq2SeqLM).from_pretrained(
         opening.directory,
         dtype=getattr(torch, dtype or settings.dtype),
         attn_implementation=settings.attn_implementation,
@@ -166,15 +185,23 @@ def _open(settings: InferenceBenchmark, opening: _Opening, dtype: str | None = N
 
 def _sources(settings: InferenceBenchmark, directory: Path) -> torch.Tensor:
     """Ids `(sentences, length)`: running text cut into pieces of equal length, each with an end of sentence."""
+    eos = AutoTokenizer.from_pretrained(directory).eos_token_id
+    text = itertools.cycle([token for ids in _sentences(settings, directory) for token in ids if token != eos])
+    rows = max(settings.sentences, *settings.batch_sizes)
+    return torch.tensor([[*itertools.islice(text, settings.length - 1), eos] for _ in range(rows)])
+
+
+def _sentences(settings: InferenceBenchmark, directory: Path) -> list[list[int]]:
+    """Ids of the sentences that the text is made of."""
     if settings.sources is None:
         sentences = [pair["de"] for pair in default_corpus(sizes=_CORPUS)["test"]["translation"]]
     else:
         sentences = read_lines(settings.sources)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    eos = tokenizer.eos_token_id
-    text = itertools.cycle([token for ids in tokenizer(sentences)["input_ids"] for token in ids if token != eos])
-    rows = max(settings.sentences, *settings.batch_sizes)
-    return torch.tensor([[*itertools.islice(text, settings.length - 1), eos] for _ in range(rows)])
+    return AutoTokenizer.from_pretrained(directory)(sentences)["input_ids"]
+
+
+def _is_stock(directory: Path) -> bool:
+    return AutoConfig.from_pretrained(directory).model_type == MarianConfig.model_type
 
 
 def _openings(settings: InferenceBenchmark, directories: dict[str, Path], folder: Path) -> dict[str, _Opening]:
@@ -185,6 +212,8 @@ def _openings(settings: InferenceBenchmark, directories: dict[str, Path], folder
             continue
         title, networks, arithmetics = _DEPLOYED[runtime]
         for network, arithmetic in itertools.product(networks, arithmetics):
+            if network not in directories or (runtime == "ctranslate2" and not _is_stock(directories[network])):
+                continue
             output = folder / runtime / f"{network}-{arithmetic}"
             if runtime == "ctranslate2":
                 output.parent.mkdir(exist_ok=True)
@@ -202,7 +231,8 @@ def _compare(
 
     All candidates decode all sources in float32. `full` must decode what `stock` decodes and `core` what the
     partitioned model decodes at its core level, token for token; `core-dense` and the runtimes in float32 what the
-    same network decodes in transformers, but for one in ten.
+    same network decodes in transformers, but for one in ten. Of a trained run CTranslate2 is compared by whole
+    translations, which end by themselves: past the end of a sentence it scores words otherwise than transformers.
     """
     networks = {name: _open(settings, opening, "float32") for name, opening in openings.items()}
     tokenizer = AutoTokenizer.from_pretrained(directories[FULL])
@@ -218,21 +248,42 @@ def _compare(
         decoded = {name: network.decode(sources, beams, settings.length) for name, network in networks.items()}
         expected = {name: name.split(",")[0] if "," in name else name for name in networks}
         expected |= {FULL: STOCK, DENSE: CORE}
-        references = {name: decoded[other] for name, other in expected.items()}
+        references = {name: decoded[expected[name]] for name in networks}
         if partitioned is not None:
             references[CORE] = partitioned.decode(sources, beams, settings.length)
         for name, translations in decoded.items():
+            if settings.run is not None and openings[name].runtime == "ctranslate2":
+                both = (networks[name], networks[expected[name]])
+                translations, references[name] = _whole_translations(both, settings, directories[FULL], beams)
             least = {FULL: 1.0, CORE: 1.0}.get(name, 0.0 if name.endswith("int8") else _LEAST_EQUAL)
             share = check_equal(name, translations, references[name], least)
             compared[name, beams] = {"equal_share": share}
             if name.endswith("int8"):
                 # Over pieces, since what an untrained network decodes makes few words.
                 pieces = [
-                    [" ".join(tokenizer.convert_ids_to_tokens(row)) for row in ids.tolist()]
+                    [
+                        " ".join(tokenizer.convert_ids_to_tokens([id_ for id_ in row if id_ >= 0]))
+                        for row in ids.tolist()
+                    ]
                     for ids in (translations, references[name])
                 ]
                 compared[name, beams]["bleu_against_float32"] = score_translations(*pieces, tokenize="none")["bleu"]
     return compared
+
+
+def _whole_translations(
+    networks: Sequence, settings: InferenceBenchmark, directory: Path, beams: int
+) -> list[torch.Tensor]:
+    """What each network translates the first sentences of the text to, `(sentences, longest)`, filled up with -1."""
+    positions = AutoConfig.from_pretrained(directory).max_position_embeddings
+    sources = [ids for ids in _sentences(settings, directory) if len(ids) < positions][:_COMPARED]
+    longest = min(4 * settings.length, positions - 1)
+    ids = torch.full((len(networks), len(sources), longest), -1)
+    for network, rows in zip(networks, ids, strict=True):
+        for source, row in zip(sources, rows, strict=True):
+            translation = network.translate(source, beams, longest)[:longest]
+            row[: len(translation)] = torch.tensor(translation)
+    return list(ids)
 
 
 def _measure(
@@ -246,6 +297,7 @@ def _measure(
     flops = {
         name: flops_per_token(networks[name].model, source_length=settings.length, target_length=settings.length)
         for name in (STOCK, FULL, CORE, DENSE)
+        if name in networks
     }
     measurements = {}
     for name, opening in openings.items():
@@ -336,6 +388,8 @@ def _ratios(seconds: dict[str, dict[str, Sequence[float]]], flops: dict[str, flo
             (FULL, STOCK, "exported full / stock latency"),
             (DENSE, FULL, "core-dense / full latency"),
         ):
+            if name not in taken:
+                continue
             ratios[f"{title}, {where}"] = ratio(taken[name], taken[other]) | {"limit": flops[name] / flops[other]}
         ratios[f"overhead / core latency, {where}"] = ratio(taken[OVERHEAD], taken[CORE])
         for name in taken:

@@ -21,12 +21,12 @@ HOLLOW_VOCABULARY = 64
 
 
 def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
-    """Directories of the four networks by name: those of a trained run, and two made of them in `folder`.
+    """Directories of the networks by name: the two of a trained run, and those made of them in `folder`.
 
     Args:
         run: the output of a training run, with `full/` and `core/`.
-        folder: where stock, a model that transformers builds and fills with the full network's weights, and core-dense
-            go.
+        folder: where stock, a model that transformers builds and fills with the full network's weights, and of a core
+            by rank core-dense go.
 
     Raises:
         ValueError: the run lacks one of the two, or they are not Marian's.
@@ -42,13 +42,16 @@ def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
     stock = MarianMTModel(copy.deepcopy(full.config))
     stock.load_state_dict(full.state_dict())
     stock.generation_config = full.generation_config
-    dense = MarianMTModel(copy.deepcopy(full.config))
-    dense.load_state_dict(_multiplied_out(core))
-    dense.generation_config = core.generation_config
-    for name, model in ((STOCK, stock), (DENSE, dense)):
+    made = {STOCK: stock}
+    if getattr(core.config, "ats_ranks", None):
+        made[DENSE] = MarianMTModel(copy.deepcopy(full.config))
+        made[DENSE].load_state_dict(_multiplied_out(core))
+        made[DENSE].generation_config = core.generation_config
+    for name, model in made.items():
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    return {STOCK: folder / STOCK, FULL: run / FULL, CORE: run / CORE, DENSE: folder / DENSE}
+    directories = {STOCK: folder / STOCK, FULL: run / FULL, CORE: run / CORE, DENSE: folder / DENSE}
+    return {name: path for name, path in directories.items() if name != DENSE or DENSE in made}
 
 
 @torch.no_grad()
@@ -64,13 +67,13 @@ def _multiplied_out(core: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def untrained_networks(
-    architecture: str, ratios: list[float], vocab_size: int, folder: Path, *, seed: int = 0
+    architecture: str, partition: PartitionConfig, vocab_size: int, folder: Path, *, seed: int = 0
 ) -> dict[str, Path]:
-    """Directories of the four networks by name, made in `folder`, and there `partitioned`, the model they are of.
+    """Directories of the networks by name, made in `folder`, and there `partitioned`, the model they are of.
 
     Args:
         architecture: of `build_model`.
-        ratios: rank ratio of the core.
+        partition: of the core; by rank there is core-dense too.
         vocab_size: entries of the joint vocabulary, learned from our own corpus and from made-up words, since the
             corpus cannot fill a vocabulary of real size.
         folder: where they go.
@@ -78,13 +81,15 @@ def untrained_networks(
     """
     tokenizer = _tokenizer(vocab_size, folder / "tokenizer", seed)
     model = build_model(architecture, tokenizer, seed=seed).eval()
-    directories = {name: folder / name for name in (STOCK, FULL, CORE, DENSE)}
+    names = (STOCK, FULL, CORE, *([DENSE] if partition.method == "rank" else []))
+    directories = {name: folder / name for name in names}
     model.save_pretrained(directories[STOCK])
     tokenizer.save_pretrained(directories[STOCK])
-    partition_(model, PartitionConfig(ratios=ratios))
+    partition_(model, partition)
     export_full(model, directories[FULL], tokenizer=tokenizer)
     export_core(model, directories[CORE], tokenizer=tokenizer)
-    export_core(model, directories[DENSE], tokenizer=tokenizer, dense=True)
+    if DENSE in directories:
+        export_core(model, directories[DENSE], tokenizer=tokenizer, dense=True)
     model.save_pretrained(folder / PARTITIONED)
     return directories
 
@@ -142,6 +147,19 @@ class TransformersNetwork:
             min_length=total,
             max_length=total,
         )[:, 1:].cpu()
+
+    def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
+        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding."""
+        input_ids = torch.tensor([source], device=self.model.device)
+        generated = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            num_beams=num_beams,
+            do_sample=False,
+            max_length=longest + 1,
+        )[0, 1:]
+        config = self.model.config
+        return [id_ for id_ in generated.tolist() if id_ not in (config.eos_token_id, config.pad_token_id)]
 
 
 class HollowNetwork(TransformersNetwork):

@@ -12,6 +12,7 @@ from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer, 
 from transformers.trainer_pt_utils import LabelSmoother
 
 from ..data import TokenBudgetBatchSampler, TranslationCollator, sequence_lengths
+from ..evaluation.timing import ratio, spread, time_in_turns
 from ..partition import partitioned_layers
 from ..training import (
     ATSSeq2SeqTrainer,
@@ -20,7 +21,6 @@ from ..training import (
     levels_at_step,
 )
 from .epoch_setup import EpochBenchmark, Text, build, silenced, trained_in_turns, training_arguments, without_dropout
-from .timing import ratio, spread, time_in_turns
 from .turns import Turn, train_in_turns
 
 OVERHEAD = "Trainer overhead over a bare loop, small model"

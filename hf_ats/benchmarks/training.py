@@ -8,13 +8,13 @@ from torch import nn
 from transformers import MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
-from ..partition import FlopsLedger, PartitionConfig, at_level, partition_
+from ..evaluation.timing import ratio, spread, time_in_turns
+from ..partition import INITS, FlopsLedger, PartitionConfig, at_level, partition_
 from ..run import keep_freed_memory
 from ..training import label_smoothed_cross_entropy, levels_at_step
 from .memory import peak_memory
 from .profiles import profile_shares
 from .record import build_record
-from .timing import ratio, spread, time_in_turns
 from .workload import build_untrained, check_model_settings, random_batch
 
 STOCK = "stock step"
@@ -32,7 +32,8 @@ class TrainingBenchmark:
     """What to measure. A step is forward, loss, backward, clipping of the gradients to norm 1, and AdamW."""
 
     architecture: str = field(default="iwslt", metadata={"help": "tiny, iwslt or wmt, the sizes of Table 4"})
-    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank ratio of the core"})
+    method: str = field(default="rank", metadata={"help": "of the core: rank or width", "choices": list(INITS)})
+    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank or width of the core"})
     vocab_size: int = field(default=10_000, metadata={"help": "entries of the joint vocabulary"})
     batch_tokens: int = field(
         default=4_000, metadata={"help": "tokens of a batch, source and target together; no padding"}
@@ -147,7 +148,7 @@ class TrainingSteps:
             stock.load_state_dict(ours.state_dict())
             self.models["stock"] = stock.train().to(self.device)
         if only not in (STOCK, STOCK_OUR_LOSS):
-            self.models["ours"] = partition_(ours, PartitionConfig(ratios=settings.ratios)).to(self.device)
+            self.models["ours"] = partition_(ours, PartitionConfig(settings.method, settings.ratios)).to(self.device)
         self.optimizers = {
             name: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
             for name, model in self.models.items()
