@@ -1,22 +1,32 @@
-"""No figure of the README's table is typed by hand."""
+"""No figure of the README's tables is typed by hand."""
 
 import shlex
 from pathlib import Path
 
+import pytest
+
 from hf_ats.evaluation import render_comparison
+from hf_ats.images import render_images
 
 REPOSITORY = Path(__file__).parent.parent
 
 
-def test_the_table_is_rendered_from_the_result_files_by_the_readmes_own_command():
+@pytest.mark.parametrize(
+    ("block", "script", "render", "files"),
+    [
+        ("multi30k", "compare_runs.py", render_comparison, 12),
+        ("images", "compare_image_runs.py", render_images, 5),
+    ],
+)
+def test_a_table_is_rendered_from_the_result_files_by_the_readmes_own_command(block, script, render, files):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    block = readme.split("<!-- begin multi30k -->")[1].split("<!-- end multi30k -->")[0].strip()
-    command = readme.split("python scripts/compare_runs.py results/")[1].split("```")[0].replace("\\\n", " ")
+    shown = readme.split(f"<!-- begin {block} -->")[1].split(f"<!-- end {block} -->")[0].strip()
+    command = readme.split(f"python scripts/{script} results/")[1].split("```")[0].replace("\\\n", " ")
     words = shlex.split("results/" + command)
-    files = [file for word in words[: words.index("--replace")] for file in expanded(word)]
-    assert len(files) == 7
+    named = [file for word in words[: words.index("--replace")] for file in expanded(word)]
+    assert len(named) == files
     old, new = words[words.index("--replace") + 1 :][:2]
-    assert block == render_comparison([REPOSITORY / file for file in files], replace={old: new})
+    assert shown == render([REPOSITORY / file for file in named], replace={old: new})
 
 
 def expanded(word: str) -> list[str]:
