@@ -308,6 +308,18 @@ def marian():
     return tiny_model("marian")
 
 
+def last_attention_of_another_kind():
+    model = marian()
+    del model.model.decoder.layers[-1].encoder_attn.scaling
+    return model
+
+
+def fused_attention():
+    model = marian()
+    model.config._attn_implementation_internal = "flash_attention_2"
+    return model
+
+
 def attention_without_heads():
     model = tiny_model("marian")
     del model.model.encoder.layers[0].self_attn.num_heads
@@ -348,6 +360,8 @@ IN_AND_OUT = {"0": "out", "1": "in"}
             dict(target_modules={"q": "heads", "k": "heads"}),
             r"T5Attention is no attention of BART's kind.*feed-forward layers alone",
         ),
+        (last_attention_of_another_kind, {}, r"MarianAttention is no attention of BART's kind"),
+        (fused_attention, {}, r"attn_implementation='flash_attention_2' takes heads of one size"),
         (attention_without_heads, {}, r"a role of heads, and the MarianAttention .* neither num_heads nor n_heads"),
         (marian, dict(ratios=[0.25, 0.26]), r"ratios=\[0.25, 0.26\] give .*_proj the widths \[2, 2, 8\].*two are equ"),
         (marian, dict(ratios=[0.99]), r"give .* the widths \[8, 8\], the full one last.*further apart and from 1"),

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GenerationConfig, pipeline
+from transformers import AutoTokenizer, GenerationConfig, MarianMTModel, pipeline
 from transformers.modeling_utils import PreTrainedModel
 
 from hf_ats import ATSSeq2SeqTrainer, PartitionConfig, export_adapter, export_full, partition_
@@ -345,6 +345,21 @@ def test_a_pretrained_models_dropout_and_layerdrop_go_by_their_own_names(bart, t
         together = load("m2m_100", 2, **layerdrop)
     assert (together.model.encoder.layerdrop, together.model.decoder.layerdrop) == (0, 0)
     assert "decoder_layerdrop is 0 instead of 0.5" in caplog.text
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_pad_row_that_is_zero_stays_zero_in_a_pretrained_marian_model(zero, trained, tmp_path):
+    directory = shutil.copytree(trained[0] / "full", tmp_path / "model")
+    if not zero:
+        model = MarianMTModel.from_pretrained(directory)
+        torch.nn.init.ones_(model.lm_head.weight)
+        model.save_pretrained(directory)
+    arguments = ModelArguments(model_name_or_path=str(directory))
+    model = from_pretrained(arguments, SimpleNamespace(world_size=1))[1]
+    model(input_ids=torch.tensor([[5, 0]]), labels=torch.tensor([[6, 0]])).loss.backward()
+    weight, pad = model.lm_head.weight, model.config.pad_token_id
+    assert weight.grad[:pad].any() and weight[pad].any() != zero
+    assert weight.grad[pad].any() != zero
 
 
 TOKENIZER = {"source.spm", "target.spm", "tokenizer_config.json", "vocab.json"}

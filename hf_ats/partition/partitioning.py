@@ -5,7 +5,7 @@ from functools import cache, partial
 
 from torch import nn
 
-from ..travelling.attention_ats import allow_narrow_keys_
+from ..travelling.attention_ats import allow_narrow_keys_, check_attention
 from .config import PartitionConfig
 from .network import _unwrapped, is_partitioned, partition_config
 from .presets import find_targets
@@ -64,9 +64,11 @@ def _replace_layers(model: nn.Module, config: PartitionConfig, fill: bool) -> nn
         makers = _plan_rank(config, targets)
     else:
         makers = plan_width(model, config, targets)
-        attentions = narrowed_attentions(model, config, targets)
+        attentions = [model.get_submodule(name) for name in narrowed_attentions(model, config, targets)]
     for attention in attentions:
-        allow_narrow_keys_(model.get_submodule(attention))
+        check_attention(attention)
+    for attention in attentions:
+        allow_narrow_keys_(attention)
     for name, make in makers.items():
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, make(fill))

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel
 
-from ..architectures import build_model
+from ..architectures import build_model, keep_pad_row_zero_
 from ..data import train_tokenizer
 from ..training import ATSSeq2SeqTrainingArguments
 from .flags import DataArguments, ModelArguments
@@ -74,4 +74,6 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
     model = AutoModelForSeq2SeqLM.from_pretrained(
         name, config=config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
     )
+    if isinstance(model, MarianMTModel) and not model.get_output_embeddings().weight[config.pad_token_id].any():
+        keep_pad_row_zero_(model)  # as published Marian models have it, and CTranslate2 expects
     return AutoTokenizer.from_pretrained(name), model

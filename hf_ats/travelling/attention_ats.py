@@ -21,10 +21,19 @@ def allow_narrow_keys_(attention: nn.Module) -> None:
     keep their scale, that of the full size of heads.
 
     Raises:
-        ValueError: the module is not of BART's kind.
+        ValueError: see `check_attention`.
     """
-    if isinstance(attention, NarrowKeyAttention):
-        return
+    if not isinstance(attention, NarrowKeyAttention):
+        check_attention(attention)
+        attention.__class__ = _narrow_key_class(type(attention))
+
+
+def check_attention(attention: nn.Module) -> None:
+    """Whether an attention module can have narrower queries and keys.
+
+    Raises:
+        ValueError: it is not of BART's kind, or set to an implementation that takes one size of heads.
+    """
     if not all(
         hasattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "out_proj", "num_heads", "scaling")
     ):
@@ -32,7 +41,15 @@ def allow_narrow_keys_(attention: nn.Module) -> None:
             f"{type(attention).__name__} is no attention of BART's kind (q_proj, k_proj, v_proj, out_proj), and would "
             "not take narrower queries and keys; partition its feed-forward layers alone."
         )
-    attention.__class__ = _narrow_key_class(type(attention))
+    _refuse_fused(attention.config._attn_implementation)
+
+
+def _refuse_fused(implementation: str) -> None:
+    if implementation not in _IMPLEMENTATIONS:
+        raise ValueError(
+            f"attn_implementation={implementation!r} takes heads of one size, and those of narrower queries and "
+            f"keys differ from those of the values; write one of {', '.join(map(repr, _IMPLEMENTATIONS))}."
+        )
 
 
 @cache
@@ -106,11 +123,7 @@ class NarrowKeyAttention:
 
     def _attention_function(self):
         implementation = self.config._attn_implementation
-        if implementation not in _IMPLEMENTATIONS:
-            raise ValueError(
-                f"attn_implementation={implementation!r} takes heads of one size, and those of narrower queries and "
-                f"keys differ from those of the values; write one of {', '.join(map(repr, _IMPLEMENTATIONS))}."
-            )
+        _refuse_fused(implementation)
         stock = sys.modules[type(self).__mro__[2].__module__]
         return stock.eager_attention_forward if implementation == "eager" else stock.ALL_ATTENTION_FUNCTIONS["sdpa"]
 
