@@ -149,7 +149,10 @@ class TransformersNetwork:
         )[:, 1:].cpu()
 
     def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
-        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding."""
+        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding.
+
+        A search with beams ends with as many finished hypotheses, as CTranslate2's does.
+        """
         input_ids = torch.tensor([source], device=self.model.device)
         generated = self.model.generate(
             input_ids=input_ids,
@@ -157,6 +160,7 @@ class TransformersNetwork:
             num_beams=num_beams,
             do_sample=False,
             max_length=longest + 1,
+            **({"early_stopping": True} if num_beams > 1 else {}),
         )[0, 1:]
         config = self.model.config
         return [id_ for id_ in generated.tolist() if id_ not in (config.eos_token_id, config.pad_token_id)]
