@@ -15,14 +15,18 @@ REPOSITORY = Path(__file__).parent.parent
     ("block", "script", "render", "files"),
     [
         ("multi30k", "compare_runs.py", render_comparison, 12),
+        ("pretrained", "compare_runs.py", render_comparison, 1),
         ("images", "compare_image_runs.py", render_images, 5),
     ],
 )
 def test_a_table_is_rendered_from_the_result_files_by_the_readmes_own_command(block, script, render, files):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     shown = readme.split(f"<!-- begin {block} -->")[1].split(f"<!-- end {block} -->")[0].strip()
-    command = readme.split(f"python scripts/{script} results/")[1].split("```")[0].replace("\\\n", " ")
-    words = shlex.split("results/" + command)
+    commands = readme.replace("\\\n", " ").split(f"python scripts/{script} ")[1:]
+    (command,) = (
+        one for one in (c.split("\n")[0] for c in commands) if f"--block {block}" in one or block == "images"
+    )
+    words = shlex.split(command)
     named = [file for word in words[: words.index("--replace")] for file in expanded(word)]
     assert len(named) == files
     old, new = words[words.index("--replace") + 1 :][:2]
@@ -30,7 +34,9 @@ def test_a_table_is_rendered_from_the_result_files_by_the_readmes_own_command(bl
 
 
 def expanded(word: str) -> list[str]:
-    """What bash makes of `a/{b,c}.json`."""
+    """What bash makes of `a/{b,c}.json`, and of a word without braces."""
+    if "{" not in word:
+        return [word]
     head, rest = word.split("{")
     middle, tail = rest.split("}")
     return [f"{head}{name}{tail}" for name in middle.split(",")]
