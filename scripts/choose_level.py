@@ -55,8 +55,8 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of loading and exporting; the latency has its own
     budget = Budget(
-        max_parameters=arguments.max_parameters and parse_parameters(arguments.max_parameters),
-        max_bytes=arguments.max_bytes and parse_bytes(arguments.max_bytes),
+        max_parameters=None if arguments.max_parameters is None else parse_parameters(arguments.max_parameters),
+        max_bytes=None if arguments.max_bytes is None else parse_bytes(arguments.max_bytes),
         max_latency_ms=arguments.max_latency_ms,
     )
     if arguments.threads:

@@ -6,9 +6,9 @@
 
 Kinds, each in a directory of its name under OUTPUT_DIR:
 
-    full        the stock architecture with W + V U merged, or all widths joined; needs no code of ours
-    core        the factors V and U alone, or the narrower layers; loads with hf_ats, or with trust_remote_code=True,
-                and if feed-forward layers alone are narrower it is a stock checkpoint too
+    full        the architecture as it was, with W + V U merged, or all widths joined; needs no partitioned layers
+    core        the factors V and U alone, or the narrower layers; loads with hf_ats, or with trust_remote_code=True;
+                if feed-forward layers alone are narrower, or channels, it is of that architecture too, only smaller
     core-dense  the same network with V U multiplied out, or zeros filled in; stock architecture, as large as full
     adapter     the split by rank as a PEFT LoRA adapter, and the base W that it belongs to
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from hf_ats import export_adapter, export_core, export_full, load_partitioned
-from hf_ats.checkpoint import load_tokenizer
+from hf_ats.checkpoint import load_processor
 from hf_ats.partition import level_names, resolve_level
 
 
@@ -42,19 +42,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     model = load_partitioned(arguments.checkpoint)
-    tokenizer = load_tokenizer(arguments.checkpoint)
+    processor = load_processor(arguments.checkpoint, model)
     # The smallest core has the plain name; a larger one of a ladder goes by its own, such as level1.
     levels = [resolve_level(model, int(level) if level.isdigit() else level) for level in arguments.level]
     cores = {level_names(model)[level]: level for level in levels}
     out = arguments.output_dir
     writers = {
-        "full": lambda: [export_full(model, out / "full", tokenizer=tokenizer)],
-        "core": lambda: [export_core(model, out / name, tokenizer=tokenizer, level=cores[name]) for name in cores],
+        "full": lambda: [export_full(model, out / "full", tokenizer=processor)],
+        "core": lambda: [export_core(model, out / name, tokenizer=processor, level=cores[name]) for name in cores],
         "core-dense": lambda: [
-            export_core(model, out / f"{name}-dense", tokenizer=tokenizer, level=cores[name], dense=True)
+            export_core(model, out / f"{name}-dense", tokenizer=processor, level=cores[name], dense=True)
             for name in cores
         ],
-        "adapter": lambda: [export_adapter(model, out / "adapter", tokenizer=tokenizer)],
+        "adapter": lambda: [export_adapter(model, out / "adapter", tokenizer=processor)],
     }
     for kind in arguments.kinds:
         for report in writers[kind]():

@@ -24,21 +24,20 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback
 
+from hf_ats import SummedNetworks
 from hf_ats.data import default_corpus, load_parallel
-from hf_ats.evaluation import installed_versions, write_json
+from hf_ats.evaluation import compute_accuracy, installed_versions, write_json
 from hf_ats.evaluation.tables import align
 from hf_ats.examples.wide_and_deep import (
     Deep,
     DeepConfig,
     Wide,
-    accuracy,
     collate,
     features,
     save_deep,
     words_of_languages,
 )
 from hf_ats.partition import count_parameters, level_names
-from hf_ats.partition.summed import SummedNetworks
 from hf_ats.training import SCHEDULES, ATSTrainer, ATSTrainingArguments
 
 
@@ -115,7 +114,7 @@ def trained(arguments, schedule: str, seed: int, config: DeepConfig, train: list
         dataloader_pin_memory=False,
     )
     trainer = ATSTrainer(
-        model, args, train_dataset=train, eval_dataset=test, data_collator=collate, compute_metrics=accuracy
+        model, args, train_dataset=train, eval_dataset=test, data_collator=collate, compute_metrics=compute_accuracy
     )
     trainer.remove_callback(PrinterCallback)  # the table says it
     trainer.train()

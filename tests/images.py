@@ -2,6 +2,7 @@
 
 import torch
 
+from hf_ats.evaluation import compute_accuracy
 from hf_ats.images import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -9,7 +10,6 @@ from hf_ats.images import (
     ImageTrainingArguments,
     LabelledImages,
     PlainImages,
-    compute_accuracy,
     image_cross_entropy,
     sgd,
 )

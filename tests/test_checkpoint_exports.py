@@ -15,13 +15,23 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    MBartConfig,
+    MBartForConditionalGeneration,
     MT5Config,
     MT5ForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
 )
 
-from hf_ats.checkpoint import ExportReport, export_adapter, export_core, export_full, export_stock, load_partitioned
+from hf_ats.checkpoint import (
+    ExportReport,
+    check_core_class,
+    export_adapter,
+    export_core,
+    export_full,
+    export_stock,
+    load_partitioned,
+)
 from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
@@ -440,7 +450,7 @@ def test_a_model_that_only_decodes_exports_its_full_network_and_its_dense_core(t
 def test_an_unpartitioned_model_is_refused(export, tmp_path):
     with pytest.raises(ValueError, match=rf"{export.__name__} needs a partitioned model.*MarianMTModel.*partition_\("):
         export(tiny_model("marian"), tmp_path / "out")
-    with pytest.raises(TypeError, match=r"Linear is not one of its models.*to_linear"):
+    with pytest.raises(TypeError, match=r"Linear is not one of its models.*stock_state"):
         export(nn.Linear(2, 2), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -497,13 +507,31 @@ def test_an_architecture_without_a_core_class_is_pointed_to_the_dense_core(tmp_p
     sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 64)
     model = PegasusForConditionalGeneration(PegasusConfig(vocab_size=96, d_model=32, **sizes)).eval()
     partition_(model, PartitionConfig(ratios=[0.25]))
-    with pytest.raises(ValueError, match=r"no core class for Pegasus.*MarianMTModel.*dense=True"):
-        export_core(model, tmp_path / "core")
+    for refused in (check_core_class, lambda model: export_core(model, tmp_path / "core")):
+        with pytest.raises(ValueError, match=r"no core class for Pegasus.*MarianMTModel.*dense=True"):
+            refused(model)
     export_core(model, tmp_path / "core", dense=True)
     with at_level(model, "core"):
         expected = logits(model, probe_batch(model))
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "core")
     torch.testing.assert_close(logits(again, probe_batch(model)), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "model_class"),
+    [(PegasusConfig, PegasusForConditionalGeneration), (MBartConfig, MBartForConditionalGeneration)],
+)
+def test_narrow_feed_forward_cores_of_other_architectures_are_stock(config, model_class, tmp_path):
+    sizes = {f"{half}_{what}": 2 for half in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    sizes |= dict(encoder_ffn_dim=64, decoder_ffn_dim=32, max_position_embeddings=64)
+    model = model_class(config(vocab_size=96, d_model=32, **sizes)).eval()
+    partition_(model, PartitionConfig("width", [0.25], target_modules=["fc1", "fc2"]))
+    check_core_class(model)
+    export_core(model, tmp_path / "core")
+    core = model_class.from_pretrained(tmp_path / "core")
+    assert (core.config.encoder_ffn_dim, core.config.decoder_ffn_dim) == (16, 8)
+    with at_level(model, "core"):
+        torch.testing.assert_close(logits(core, probe_batch(model)), logits(model, probe_batch(model)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

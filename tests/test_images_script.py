@@ -7,15 +7,15 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from hf_ats.checkpoint import ExportReport
-from hf_ats.evaluation import read_results
+from hf_ats.evaluation import compute_accuracy, read_results
 from hf_ats.images import (
     CifarResNetForImageClassification,
     ImageCollator,
     PlainImages,
-    compute_accuracy,
     count_correct,
     generated_images,
     parse_flags,
@@ -78,6 +78,19 @@ def test_the_report_says_what_the_exports_are_worth(trained):
     assert 2 * 64 * (full + core) / 2 < training["flops"] < 2 * 64 * 3 * (full + core) / 2
     assert (results["data"]["train"], results["data"]["validation"], results["data"]["test"]) == (64, 20, 500)
     assert results["partition"]["ratios"] == [0.5] and results["model"]["width"] == 4
+
+
+def test_a_checkpoint_is_exported_and_chosen_from_with_its_processor(trained, tmp_path, monkeypatch, capsys):
+    checkpoint = ["--output_dir", tmp_path / "out", "--checkpoint", trained[0] / "checkpoint-4"]
+    run_here("export.py", *checkpoint, monkeypatch=monkeypatch)
+    budget = ["--run", trained[0] / "checkpoint-4", "--max_parameters", "1M", "--output_dir", tmp_path / "chosen"]
+    run_here("choose_level.py", *budget, monkeypatch=monkeypatch)
+    assert "chosen: full" in capsys.readouterr().out
+    for name, directory in (("core", "out/core"), ("full", "out/full"), ("full", "chosen")):
+        once, again = (load_file(folder / "model.safetensors") for folder in (trained[0] / name, tmp_path / directory))
+        assert once.keys() == again.keys() and all(torch.equal(once[key], again[key]) for key in once)
+        processor = "preprocessor_config.json"
+        assert (tmp_path / directory / processor).read_text() == (trained[0] / name / processor).read_text()
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_end(trained, tmp_path, monkeypatch):

@@ -89,7 +89,8 @@ def test_the_trainer_is_the_plain_loop(tmp_path, schedule):
 def test_momentum_and_its_like_reach_the_optimizer(tmp_path):
     args = ImageTrainingArguments(output_dir=str(tmp_path), optim_args="momentum=0.8, nesterov=true", use_cpu=True)
     assert sgd(args) == (torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True})
-    assert sgd(ImageTrainingArguments(output_dir=str(tmp_path), optim="adamw_torch", use_cpu=True)) is None
+    other = ImageTrainingArguments(output_dir=str(tmp_path), optim="adamw_torch", use_cpu=True)
+    assert sgd(other) is None and other.optim_args is None
     for given in ("momentum", "momentun=0.9", "nesterov=maybe"):
         with pytest.raises(ValueError, match="no argument of sgd; write one of momentum, dampening, nesterov"):
             ImageTrainingArguments(output_dir=str(tmp_path), optim_args=given, use_cpu=True)

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_ats.checkpoint import load_partitioned
 from hf_ats.partition import (
@@ -320,6 +321,24 @@ def fused_attention():
     return model
 
 
+def grouped_queries():
+    model = marian()
+    for layer in model.modules():
+        if hasattr(layer, "k_proj"):
+            layer.k_proj = nn.Linear(32, 16)
+    return model
+
+
+def two_blocks():
+    return nn.ModuleDict({name: nn.Linear(4, 4) for name in ("a1", "a2", "b1", "b2")})
+
+
+def resnet(**fields):
+    sizes = dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic") | fields
+    sizes["depths"] = sizes["depths"][: len(sizes["hidden_sizes"])]
+    return ResNetForImageClassification(ResNetConfig(**sizes))
+
+
 def attention_without_heads():
     model = tiny_model("marian")
     del model.model.encoder.layers[0].self_attn.num_heads
@@ -360,6 +379,19 @@ IN_AND_OUT = {"0": "out", "1": "in"}
             dict(target_modules={"q": "heads", "k": "heads"}),
             r"T5Attention is no attention of BART's kind.*feed-forward layers alone",
         ),
+        (
+            lambda: nn.ModuleDict({"up": nn.Linear(4, 16), "down": nn.Linear(16, 6)}),
+            dict(target_modules={"up": "in", "down": "out"}),
+            r"the outputs of {'down': 6} and the inputs of {'up': 4}, .*the right way round",
+        ),
+        (
+            two_blocks,
+            dict(target_modules={"a1": "out", "a2": "in", "b1": "out", "b2": "in"}, init="importance"),
+            "the model holds those of several: a1, a2, b1, b2; write init='first'",
+        ),
+        (grouped_queries, {}, r"q_proj have 16, 32 outputs, so heads share keys"),
+        (lambda: resnet(layer_type="bottleneck"), {}, "a ResNet of layer_type='bottleneck' rounds the widths"),
+        (lambda: resnet(embedding_size=7, hidden_sizes=[8]), {}, r"the stem of 7 channels .* equally wide at 0.5"),
         (last_attention_of_another_kind, {}, r"MarianAttention is no attention of BART's kind"),
         (fused_attention, {}, r"attn_implementation='flash_attention_2' takes heads of one size"),
         (attention_without_heads, {}, r"a role of heads, and the MarianAttention .* neither num_heads nor n_heads"),

@@ -5,12 +5,14 @@ Importing it makes cores and `pipeline("translation")` known to transformers.
 
 from ..travelling.pipeline_ats import longest_input, with_generation_defaults
 from .exports import export_adapter, export_core, export_full, export_level, export_stock
-from .loading import load_network, load_partitioned, load_tokenizer, stored_levels
+from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
+from .networks import check_core_class
 from .registration import register
-from .writing import ExportReport, check_replaceable
+from .writing import ExportReport, check_replaceable, move_into_place
 
 __all__ = [
     "ExportReport",
+    "check_core_class",
     "check_replaceable",
     "export_adapter",
     "export_core",
@@ -19,8 +21,10 @@ __all__ = [
     "export_stock",
     "load_network",
     "load_partitioned",
+    "load_processor",
     "load_tokenizer",
     "longest_input",
+    "move_into_place",
     "register",
     "stored_levels",
     "with_generation_defaults",

@@ -27,8 +27,8 @@ def export_full(
 ) -> ExportReport:
     """Writes the full network as a checkpoint of the stock architecture, `W + V U` merged in float32 or shares joined.
 
-    The checkpoint holds no layer of ours and needs no code of ours. It is loaded back and its logits are compared with
-    the model's before it appears in `directory`.
+    The checkpoint holds no layer of ours, and of a class of transformers needs no code of ours. It is loaded back and
+    its logits are compared with the model's before it appears in `directory`.
 
     Args:
         model: a partitioned Transformers model, on any device, also below DistributedDataParallel; left as it is.
@@ -101,8 +101,8 @@ def export_core(
 ) -> ExportReport:
     """Writes a core: the level's own factors or narrower weights, and everything outside the partitioned layers.
 
-    A core whose feed-forward layers alone are narrower, and that of a ResNet, is a checkpoint of the stock
-    architecture with other sizes in its config, which needs no code of ours. Any other loads through
+    A core whose feed-forward layers alone are narrower, and that of a ResNet, is of the model's own class with other
+    sizes in its config: where that is a class of transformers, it needs no code of ours. Any other loads through
     `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`, either where hf_ats is imported or, with
     `trust_remote_code=True`, through the files of code that travel with it.
 

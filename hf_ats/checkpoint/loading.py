@@ -7,9 +7,16 @@ from pathlib import Path
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
 from .registration import IMAGE_CLASSES
@@ -139,6 +146,20 @@ def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBas
     if is_partitioned_checkpoint(model):  # whose own model_type transformers would warn of
         kwargs.setdefault("config", AutoConfig.for_model(**_read_config(Path(model))[0]))
     return AutoTokenizer.from_pretrained(Path(model) / _BASE if _is_adapter(model) else model, **kwargs)
+
+
+def load_processor(directory: str | os.PathLike, network: PreTrainedModel):
+    """What makes the inputs of a network: its tokenizer, or of a network for images its processor, if there is one.
+
+    Args:
+        directory: what `load_network` loaded.
+        network: what it returned.
+    """
+    if network.main_input_name != "pixel_values":
+        return load_tokenizer(directory)
+    if not (Path(directory) / IMAGE_PROCESSOR_NAME).is_file():
+        return None
+    return AutoImageProcessor.from_pretrained(directory)
 
 
 def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTrainedModel:

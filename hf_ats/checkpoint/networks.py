@@ -38,7 +38,8 @@ def partitioned_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"{wanted_by} writes a checkpoint for Transformers, and {type(model).__name__} is not one of its models; "
-            "build the export from layer.to_linear(level) of hf_ats.partition.partitioned_layers(model)."
+            "save what you need of it yourself: the core of a sum is model.core, and a partitioned layer at its level "
+            "is layer.stock_state(level), for each of hf_ats.partition.partitioned_layers(model)."
         )
     if not is_partitioned(model):
         raise ValueError(
@@ -87,13 +88,24 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
     return _assembled(model, _core_class(model), config, lambda layer: layer.stock_state(level))
 
 
+def check_core_class(model: PreTrainedModel) -> None:
+    """Whether `core_network` has a class for the cores of a partitioned model, which a long training should know.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if partition_config(model).method == "rank" or narrow_config(model, 0) is None:
+        _core_class(model)
+
+
 def _core_class(model: PreTrainedModel) -> type:
     by_stock_class = {core_class.__mro__[2]: core_class for core_class in CORE_CLASSES}
     if type(model) not in by_stock_class:
         raise ValueError(
             f"there is no core class for {type(model).__name__}; the architectures that have one are "
             f"{', '.join(stock.__name__ for stock in by_stock_class)}. Write export_core(..., dense=True) for a core "
-            "in the stock class, at full size."
+            "in the stock class, at full size, or partition the feed-forward layers alone by width, whose cores are of "
+            "the stock class."
         )
     return by_stock_class[type(model)]
 

@@ -109,7 +109,7 @@ def write_export(
             files=sorted([*files, REPORT_NAME]),
         )
         report._write(draft)
-        _move_into_place(draft, target)
+        move_into_place(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return report
@@ -137,7 +137,8 @@ def check_replaceable(directory: str | os.PathLike) -> None:
         raise FileExistsError(f"{path} holds an export, and {foreign[0]}, which the export did not write; {instead}.")
 
 
-def _move_into_place(draft: Path, target: Path) -> None:
+def move_into_place(draft: Path, target: Path) -> None:
+    """Renames a directory to `target`; what was there goes away afterwards, and comes back if that fails."""
     if not target.exists():
         draft.rename(target)
         return

@@ -13,7 +13,7 @@ from .budget import (
 )
 from .comparison import render_comparison, update_marked_block
 from .decoding import compare_decoding_speed, decoding_settings, decoding_speed, device_name, synchronize, translate
-from .metrics import TRANSLATION_METRIC, build_compute_metrics, score_translations
+from .metrics import TRANSLATION_METRIC, build_compute_metrics, compute_accuracy, score_translations
 from .networks import measure_networks, sample_translations
 from .plots import plot_training
 from .results import (
@@ -36,6 +36,7 @@ __all__ = [
     "build_results",
     "choose_level",
     "compare_decoding_speed",
+    "compute_accuracy",
     "copy_export",
     "decoding_settings",
     "decoding_speed",

@@ -20,7 +20,9 @@ from ..checkpoint import (
     check_replaceable,
     export_level,
     load_network,
+    load_processor,
     load_tokenizer,
+    move_into_place,
     stored_levels,
     with_generation_defaults,
 )
@@ -143,11 +145,8 @@ def _export_every_level(checkpoint: Path, folder: Path) -> list[ExportReport]:
             f"run={str(checkpoint)!r} holds one network, and there is nothing to choose from; give the checkpoint-N "
             "of a partitioned model, or the directory in which its exports lie."
         )
-    try:
-        tokenizer = load_tokenizer(checkpoint)
-    except (OSError, ValueError, KeyError):  # images have none
-        tokenizer = None
-    return [export_level(model, folder / name, level=name, tokenizer=tokenizer) for name in names]
+    processor = load_processor(checkpoint, model)
+    return [export_level(model, folder / name, level=name, tokenizer=processor) for name in names]
 
 
 def _levels(reports: list[ExportReport], scores: dict[str, float]) -> list[Level]:
@@ -322,9 +321,7 @@ def copy_export(level: Level, directory: str | os.PathLike) -> None:
     draft = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
     try:
         shutil.copytree(level.directory, draft)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
+        move_into_place(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -93,3 +93,13 @@ def build_compute_metrics(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalP
         return {"bleu": scores["bleu"], "chrf": scores["chrf"], "gen_len": float(generated.mean())}
 
     return compute_metrics
+
+
+def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """`compute_metrics` for classifiers: `accuracy`, the percentage whose class has the highest logit.
+
+    Args:
+        prediction: with `predictions`, logits of shape `(examples, classes)`, and `label_ids` `(examples,)`.
+    """
+    found = prediction.predictions.argmax(axis=-1)
+    return {"accuracy": 100 * float((found == prediction.label_ids).mean())}

@@ -128,11 +128,6 @@ def collate(examples: Sequence[dict]) -> dict[str, torch.Tensor]:
     return inputs | {"labels": torch.tensor([example["labels"] for example in examples])}
 
 
-def accuracy(prediction) -> dict[str, float]:
-    """`compute_metrics` of the trainer: the share of words whose language has the highest logit, in percent."""
-    return {"accuracy": 100 * float((prediction.predictions.argmax(axis=-1) == prediction.label_ids).mean())}
-
-
 def save_deep(deep: Deep, languages: Sequence[str], directory: str | os.PathLike) -> None:
     """Writes the deep network alone: `model.safetensors`, and `config.json` with its sizes and its languages."""
     directory = Path(directory)

@@ -10,7 +10,6 @@ from .report import report
 from .table import render_images, render_run
 from .training import (
     ImageTrainingArguments,
-    compute_accuracy,
     count_correct,
     epoch_forward_flops,
     image_cross_entropy,
@@ -27,7 +26,6 @@ __all__ = [
     "ImageTrainingArguments",
     "LabelledImages",
     "PlainImages",
-    "compute_accuracy",
     "count_correct",
     "epoch_forward_flops",
     "generated_images",

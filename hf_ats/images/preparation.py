@@ -8,6 +8,7 @@ import transformers
 from transformers import set_seed
 
 from ..checkpoint import check_replaceable
+from ..evaluation import compute_accuracy
 from ..partition import PartitionConfig, names_of_levels, partition_
 from ..run.memory import keep_freed_memory
 from ..run.preparation import find_checkpoint
@@ -18,7 +19,7 @@ from .augmentation import AugmentedImages, EpochOfImages, ImageCollator, PlainIm
 from .data import LabelledImages, load_images, split_validation
 from .flags import ImageDataArguments, ImagePartitionArguments, NetworkArguments
 from .generated import generated_images
-from .training import ImageTrainingArguments, compute_accuracy, image_cross_entropy, sgd
+from .training import ImageTrainingArguments, image_cross_entropy, sgd
 
 try:
     # The one that needs no torchvision, which transformers 4 has under the other name; both write the same file.
@@ -79,10 +80,12 @@ def prepare(
 
     train = AugmentedImages(parts["train"], args.seed, data_args.padding, data_args.mirror)
     collator = ImageCollator(mean, std)
+    processor = image_processor(mean, std, tuple(parts["train"].images.shape[2:]))
     trainer = ATSTrainer(
         model=model,
         args=args,
         train_dataset=train,
+        processing_class=processor,  # which every checkpoint holds then
         eval_dataset=PlainImages(parts["validation"]) if len(parts["validation"]) else None,
         data_collator=collator,
         compute_metrics=compute_accuracy,
@@ -95,7 +98,7 @@ def prepare(
         data_args=data_args,
         parts=parts,
         collator=collator,
-        processor=image_processor(mean, std, tuple(parts["train"].images.shape[2:])),
+        processor=processor,
         partition=partition,
         trainer=trainer,
         directories=directories,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import EvalPrediction
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -52,6 +51,8 @@ class ImageTrainingArguments(ATSTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.optim != "sgd" and self.optim_args == "momentum=0.9":
+            self.optim_args = None  # the default, which belongs to sgd
         # The rows of the data set are no columns of `datasets`, and the collator takes what they hold.
         self.remove_unused_columns = False
         sgd(self)
@@ -100,12 +101,6 @@ def image_cross_entropy(label_smoothing: float = 0.0) -> Callable:
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
-
-
-def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` of the Trainer: `accuracy`, the percentage of images whose class has the highest logit."""
-    found = prediction.predictions.argmax(axis=-1)
-    return {"accuracy": 100 * float((found == prediction.label_ids).mean())}
 
 
 def epoch_forward_flops(trainer: ATSTrainer, image_shape: tuple[int, ...], images: int) -> int:

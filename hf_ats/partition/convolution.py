@@ -89,6 +89,10 @@ class PartitionedBatchNorm2d(PartitionedLayer):
         """Those of the level's own normalization."""
         return list(self.norms[level].parameters())
 
+    def buffers_at(self, level: int) -> list[torch.Tensor]:
+        """The running statistics of the level's own normalization."""
+        return list(self.norms[level].buffers())
+
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
         """Weight, bias and running statistics of the level's own normalization."""
         return self.norms[level].state_dict()

@@ -27,6 +27,10 @@ class PartitionedLayer(nn.Module):
         """The layer's parameters that take part at a level."""
         raise NotImplementedError
 
+    def buffers_at(self, level: int) -> list[torch.Tensor]:
+        """The layer's buffers, such as running statistics, that a step at the level changes."""
+        return list(self.buffers())
+
     def modules_above_core(self) -> list[nn.Module]:
         """The modules in it that a step of the smallest core never calls, and which alone touch their parameters.
 

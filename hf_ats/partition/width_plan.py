@@ -1,7 +1,6 @@
 """Which sizes each level has where, when a network is partitioned by width, and in which order its neurons stand."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -13,8 +12,7 @@ from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .layers import PartitionedLayer
 from .presets import find_roles
 from .width import PartitionedLinear
-
-_HEADS = ("heads", "filled_heads")
+from .width_refusals import HEADS, parent_of, refuse_unfit_blocks
 
 
 def plan_width(
@@ -27,11 +25,11 @@ def plan_width(
             the architecture cannot be ordered by importance. Nothing has been changed then.
     """
     roles = find_roles(model, config, targets)
-    _refuse_incomplete_blocks(config, roles)
-    groups = {name: _heads(model, name) if role in _HEADS else 1 for name, role in roles.items()}
+    refuse_unfit_blocks(model, config, roles)
+    groups = {name: _heads(model, name) if role in HEADS else 1 for name, role in roles.items()}
     orders = _orders(model, roles, groups) if config.init == "importance" else {}
     return {
-        name: _maker(config, name, module, roles[name], groups[name], orders.get(_parent(name)))
+        name: _maker(config, name, module, roles[name], groups[name], orders.get(parent_of(name)))
         for name, module in targets.items()
     }
 
@@ -39,7 +37,7 @@ def plan_width(
 def narrowed_attentions(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.Module]) -> list[str]:
     """The names of the attention modules whose heads get narrower queries and keys."""
     roles = find_roles(model, config, targets)
-    return list(dict.fromkeys(_parent(name) for name, role in roles.items() if role == "heads"))
+    return list(dict.fromkeys(parent_of(name) for name, role in roles.items() if role == "heads"))
 
 
 def _maker(config: PartitionConfig, name: str, module: nn.Module, role: str, groups: int, order):
@@ -50,7 +48,7 @@ def _maker(config: PartitionConfig, name: str, module: nn.Module, role: str, gro
         widths = sizes(module.num_features, True)
         return lambda filled: PartitionedBatchNorm2d.from_batch_norm(module, widths)
     outputs, inputs = module.weight.shape[:2]
-    outputs = sizes(outputs // groups, role in ("out", "both", *_HEADS))
+    outputs = sizes(outputs // groups, role in ("out", "both", *HEADS))
     inputs = sizes(inputs, role in ("in", "both"))
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
@@ -82,7 +80,7 @@ def _sizes(config: PartitionConfig, name: str, size: int) -> tuple[int, ...]:
 
 
 def _heads(model: nn.Module, name: str) -> int:
-    attention = model.get_submodule(_parent(name))
+    attention = model.get_submodule(parent_of(name))
     heads = getattr(attention, "num_heads", None) or getattr(attention, "n_heads", None)
     if heads is None:
         raise ValueError(
@@ -90,45 +88,6 @@ def _heads(model: nn.Module, name: str) -> int:
             "neither num_heads nor n_heads; leave it out."
         )
     return heads
-
-
-def _refuse_incomplete_blocks(config: PartitionConfig, roles: dict[str, str]) -> None:
-    """Layers that stand side by side in a block have to be narrowed together: fc1 and fc2, query and key.
-
-    In a convolutional network the partners are spread over the model, and only its whole preset is known to be
-    complete, or the dictionary of someone who knows the model.
-    """
-    if {"both", "norm"} & set(roles.values()):
-        if not isinstance(config.target_modules, dict) and (config.target_modules or config.exclude_modules):
-            raise ValueError(
-                f"target_modules={config.target_modules!r} with exclude_modules={config.exclude_modules!r} narrows a "
-                "part of a convolutional network, whose layers would no longer fit each other; leave both out, or say "
-                "with a dictionary, target_modules={...}, what is narrower in every layer."
-            )
-        return
-    blocks: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, role in roles.items():
-        blocks[_parent(name)][name] = role
-    for block in blocks.values():
-        found = set(block.values())
-        name = next(iter(block))
-        if len({"out", "in"} & found) == 1:
-            side = "outputs" if "out" in found else "inputs"
-            raise ValueError(
-                f"target_modules narrows {name} in its {side}, and no layer beside it takes or gives them; name both "
-                "layers of the block, such as ['fc1', 'fc2'], or neither."
-            )
-        of_heads = [role for role in block.values() if role in _HEADS]
-        if len(of_heads) == 1:
-            raise ValueError(
-                f"target_modules narrows the heads of {name} alone; queries and keys are multiplied with each other, "
-                "so name both, such as ['q_proj', 'k_proj'], or neither."
-            )
-        if len(set(of_heads)) > 1:
-            raise ValueError(
-                f"target_modules gives the layers beside {name} both of the roles 'heads' and 'filled_heads'; queries "
-                "and keys are multiplied with each other, so write one of them for both."
-            )
 
 
 @torch.no_grad()
@@ -141,7 +100,7 @@ def _orders(model: nn.Module, roles: dict[str, str], groups: dict[str, int]) -> 
     sizes: dict[str, torch.Tensor] = {}
     heads: dict[str, int] = {}
     for name, role in roles.items():
-        if role not in ("out", "in", *_HEADS):
+        if role not in ("out", "in", *HEADS):
             raise ValueError(
                 f"init='importance' orders the neurons of a block and the dimensions of a head, and {name} has the "
                 f"role {role!r}; write init='first'."
@@ -152,7 +111,7 @@ def _orders(model: nn.Module, roles: dict[str, str], groups: dict[str, int]) -> 
             norms = weight.norm(dim=0)
         else:
             norms = weight.norm(dim=1) if layer.bias is None else torch.hypot(weight.norm(dim=1), layer.bias.float())
-        parent = _parent(name)
+        parent = parent_of(name)
         sizes[parent] = sizes.get(parent, torch.ones_like(norms)) * norms
         heads[parent] = max(heads.get(parent, 1), groups[name])
     return {parent: _order_in_groups(size, heads[parent]) for parent, size in sizes.items()}
@@ -162,7 +121,3 @@ def _order_in_groups(size: torch.Tensor, groups: int) -> torch.Tensor:
     by_group = size.unflatten(0, (groups, -1)).argsort(dim=1, descending=True, stable=True)
     first = torch.arange(groups, device=size.device)[:, None] * (math.prod(size.shape) // groups)
     return (by_group + first).flatten()
-
-
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]

@@ -9,7 +9,7 @@ import transformers
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..checkpoint import check_replaceable, longest_input
+from ..checkpoint import check_core_class, check_replaceable, longest_input
 from ..data import (
     TokenBudgetBatchSampler,
     TranslationCollator,
@@ -93,6 +93,8 @@ def prepare(
 
     if partition is not None:
         partition_(model, partition)
+        if set(directories) != {"full"}:
+            check_core_class(model)
     if args.resume_from_checkpoint is not None:
         refuse_another_partition(args.resume_from_checkpoint, model)
     generation = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length}

@@ -167,13 +167,15 @@ class ReportsByLevel:
             self._estimate_flops(error)
 
     def _estimate_flops(self, error: Exception) -> None:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
         logger.warning("total_flos is an estimate: %s cannot be counted (%s).", type(self.model).__name__, error)
         self._ledger = False
 
     def _estimated_flops(self, inputs, level: int) -> int:
-        whole = super().floating_point_ops(inputs)
-        if not whole or level == self._full:
-            return whole
+        estimate = super().floating_point_ops(inputs)
+        if not estimate or level == self._full:
+            return estimate
         tokens = inputs[self.model.main_input_name].numel()
         every = sum(parameter.numel() for parameter in self.model.parameters())
-        return whole - 6 * tokens * (every - self._level_sizes[level])
+        return estimate - 6 * tokens * (every - self._level_sizes[level])

@@ -32,16 +32,16 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> int:
 
 
 @torch.no_grad()
-def broadcast_statistics(model: nn.Module) -> None:
+def broadcast_statistics(buffers: Iterable[torch.Tensor]) -> None:
     """Gives every process the first one's floating-point buffers, in place: the statistics of batch normalizations.
 
     DistributedDataParallel does this in the forward passes whose gradients it reduces itself.
     """
-    for buffers in _buckets(buffer for buffer in model.buffers() if buffer.is_floating_point()):
-        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    for bucket in _buckets(buffer for buffer in buffers if buffer.is_floating_point()):
+        flat = torch.cat([buffer.reshape(-1) for buffer in bucket])
         torch.distributed.broadcast(flat, src=0)
-        parts = flat.split([buffer.numel() for buffer in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
+        parts = flat.split([buffer.numel() for buffer in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(b) for part, b in zip(parts, bucket, strict=True)])
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:

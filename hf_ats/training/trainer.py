@@ -150,9 +150,15 @@ class _AlternatingTrainerMixin(ReportsByLevel):
         if self.args.world_size > 1 and syncs and levels[-1] != reduced_in_backward:
             all_reduce_gradients(dict.fromkeys(p for level in levels for p in self._parameters[level]))
             if not self._full_has_all:
-                broadcast_statistics(self.model)
+                broadcast_statistics(self._buffers_at(levels))
         self._record_losses(levels, losses)
         return torch.stack(losses).mean()
+
+    def _buffers_at(self, levels: tuple[int, ...]) -> list[torch.Tensor]:
+        """What a step at these levels changes beside parameters."""
+        of_layers = {id(buffer) for layer in self._layers for buffer in layer.buffers()}
+        shared = [buffer for buffer in self.model.buffers() if id(buffer) not in of_layers]
+        return shared + [buffer for level in levels for layer in self._layers for buffer in layer.buffers_at(level)]
 
     @contextlib.contextmanager
     def _live(self, level: int):

@@ -147,7 +147,7 @@ class CoreModel:
         return past_key_values
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As for any Transformers model; the two files of code come along, so that the directory is complete."""
+        """As for any Transformers model; the files of code come along, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)
         for name in FILES:
             source = Path(__file__).with_name(name)

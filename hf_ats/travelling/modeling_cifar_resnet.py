@@ -1,6 +1,6 @@
 """ResNet in its form for small images, as CIFAR's 32 x 32: a 3 x 3 stem of stride 1, and no pooling before the stages.
 
-This file travels with every checkpoint of the network and needs torch and transformers alone.
+This file travels with every export of the network and needs torch and transformers alone.
 """
 
 from pathlib import Path
