@@ -104,7 +104,7 @@ def _core_class(model: PreTrainedModel) -> type:
         raise ValueError(
             f"there is no core class for {type(model).__name__}; the architectures that have one are "
             f"{', '.join(stock.__name__ for stock in by_stock_class)}. Write export_core(..., dense=True) for a core "
-            "in the stock class, at full size, or partition the feed-forward layers alone by width, whose cores are of "
+            "in the stock class, at full size, or partition the feed-forward layers alone by width: such cores are of "
             "the stock class."
         )
     return by_stock_class[type(model)]
