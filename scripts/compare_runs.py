@@ -5,8 +5,8 @@
 
 Each row is one kind of run; runs that differ in nothing but their seed share a row, as mean and standard deviation.
 Runs of a ladder, with several cores, have a table of their own with a row for each level. Runs that were scored
-in different ways, or on different data, are refused. With --update the tables replace what stands in the file between
-the lines
+in different ways, or on different data, are refused. Runs on images, which are compared among themselves, have another
+table, with the paper's Table 3 below. With --update the tables replace what stands in the file between the lines
 
     <!-- begin runs -->
     <!-- end runs -->
@@ -18,7 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_ats.evaluation import render_comparison, update_marked_block
+from hf_ats.evaluation import read_results, render_comparison, update_marked_block
+from hf_ats.images import TASK, render_images
 
 
 def main() -> int:
@@ -38,9 +39,9 @@ def main() -> int:
     parser.add_argument("--no_commands", action="store_true", help="leave out the commands below the table")
     arguments = parser.parse_args()
     try:
-        table = render_comparison(
-            arguments.results, commands=not arguments.no_commands, replace=dict(arguments.replace)
-        )
+        of_images = read_results(arguments.results[0], task=None).get("task") == TASK
+        render = render_images if of_images else render_comparison
+        table = render(arguments.results, commands=not arguments.no_commands, replace=dict(arguments.replace))
         if arguments.update is None:
             print(table)
         else:

@@ -1,5 +1,6 @@
 """No figure of the README's tables is typed by hand."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -12,20 +13,18 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    ("block", "script", "render", "files"),
+    ("block", "render", "files"),
     [
-        ("multi30k", "compare_runs.py", render_comparison, 12),
-        ("pretrained", "compare_runs.py", render_comparison, 1),
-        ("images", "compare_image_runs.py", render_images, 5),
+        ("multi30k", render_comparison, 12),
+        ("pretrained", render_comparison, 1),
+        ("images", render_images, 5),
     ],
 )
-def test_a_table_is_rendered_from_the_result_files_by_the_readmes_own_command(block, script, render, files):
+def test_a_table_is_rendered_from_the_result_files_by_the_readmes_own_command(block, render, files):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     shown = readme.split(f"<!-- begin {block} -->")[1].split(f"<!-- end {block} -->")[0].strip()
-    commands = readme.replace("\\\n", " ").split(f"python scripts/{script} ")[1:]
-    (command,) = (
-        one for one in (c.split("\n")[0] for c in commands) if f"--block {block}" in one or block == "images"
-    )
+    commands = re.findall("python scripts/compare_runs.py (.*)", readme.replace("\\\n", " "))
+    (command,) = (one for one in commands if f"--block {block}" in one)
     words = shlex.split(command)
     named = [file for word in words[: words.index("--replace")] for file in expanded(word)]
     assert len(named) == files

@@ -28,7 +28,7 @@ from ..checkpoint import (
 )
 from ..partition import names_of_levels
 from .decoding import _batches, _in_eval_mode
-from .results import read_json, read_results, weights_size
+from .results import read_results, weights_size
 from .tables import align, number
 from .timing import spread, time_in_turns
 
@@ -162,8 +162,8 @@ def _scores(run: Path, reports: list[ExportReport]) -> dict[str, float]:
     """The score by level, of a run whose results are those of these exports."""
     if not (run / RESULTS).exists():
         return {}
-    task = read_json(run / RESULTS, "remove it, or give another run.").get("task", "translation")
-    levels = read_results(run / RESULTS, task)["levels"]
+    results = read_results(run / RESULTS, task=None)
+    levels = results["levels"]
     for report in reports:
         known = levels.get(report.level, {}).get("parameters", report.parameters)
         if known != report.parameters:
@@ -171,7 +171,7 @@ def _scores(run: Path, reports: list[ExportReport]) -> dict[str, float]:
                 f"{run / RESULTS} is of a network {report.level!r} with {known:,} parameters, and the export has "
                 f"{report.parameters:,}; the directory holds files of two runs. Remove the {RESULTS}, or give another."
             )
-    return {name: level[_SCORES[task]] for name, level in levels.items()}
+    return {name: level[_SCORES[results.get("task", "translation")]] for name, level in levels.items()}
 
 
 def measure_latency(

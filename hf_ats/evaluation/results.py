@@ -131,12 +131,12 @@ def write_results(path: str | os.PathLike, results: dict) -> None:
     write_json(path, results)
 
 
-def read_results(path: str | os.PathLike, task: str = "translation") -> dict:
+def read_results(path: str | os.PathLike, task: str | None = "translation") -> dict:
     """Reads what `write_results` wrote.
 
     Args:
         path: the file.
-        task: of the run.
+        task: of the run; None for any.
 
     Raises:
         ValueError: the file holds no JSON, not the results of a run, or those of another task; the message names the
@@ -144,7 +144,7 @@ def read_results(path: str | os.PathLike, task: str = "translation") -> dict:
     """
     results = read_json(path, "give a results.json that a training script wrote.")
     _check(results, str(path))
-    if _task(results) != task:
+    if task not in (None, _task(results)):
         raise ValueError(
             f"{path} holds the results of {_task(results)}, and these are tables of {task}; give runs of this task."
         )

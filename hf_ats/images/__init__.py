@@ -7,7 +7,7 @@ from .flags import parse_flags
 from .generated import generated_images
 from .preparation import ImageRun, prepare
 from .report import report
-from .table import render_images, render_run
+from .table import TASK, render_images, render_run
 from .training import (
     ImageTrainingArguments,
     count_correct,
@@ -17,6 +17,7 @@ from .training import (
 )
 
 __all__ = [
+    "TASK",
     "AugmentedImages",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
