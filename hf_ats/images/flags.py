@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..run.flags import PartitionArguments
-from ..run.recipes import FlagParser
+from ..run import FlagParser, PartitionArguments
 from .training import ImageTrainingArguments
 
 

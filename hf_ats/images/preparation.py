@@ -1,19 +1,14 @@
 """Everything before training on images: load, split, build, and find what a user got wrong."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import transformers
 from transformers import set_seed
 
-from ..checkpoint import check_replaceable
 from ..evaluation import compute_accuracy
-from ..partition import PartitionConfig, names_of_levels, partition_
-from ..run.memory import keep_freed_memory
-from ..run.preparation import find_checkpoint
-from ..run.recipes import Recipe
-from ..training import ATSTrainer, refuse_another_partition, trained_levels
+from ..partition import PartitionConfig, partition_
+from ..run import Recipe, start
+from ..training import ATSTrainer, refuse_another_partition
 from ..travelling.modeling_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from .augmentation import AugmentedImages, EpochOfImages, ImageCollator, PlainImages
 from .data import LabelledImages, load_images, split_validation
@@ -52,22 +47,10 @@ def prepare(
     recipe: Recipe | None = None,
 ) -> ImageRun:
     """Load, split, build; raises OSError or ValueError where flags, files and network do not fit."""
-    logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
-    set_seed(args.seed)
-    if args.device.type == "cpu":
-        keep_freed_memory()
-    find_checkpoint(args)
-    arguments = args.changed_fields()
-    partition = PartitionConfig.from_flags(**vars(partition_args)) if partition_args.method != "none" else None
-    if partition is None and args.schedule != "full":
+    if partition_args.method == "none" and args.schedule != "full":
         raise ValueError(f"--method none has one network only, and --schedule {args.schedule} more; give full.")
-    names = names_of_levels(len(partition.ratios)) if partition else ["full"]
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    directories = {names[level]: output_dir / names[level] for level in trained_levels(args.schedule, len(names))}
-    for directory in directories.values():
-        check_replaceable(directory)
+    begun = start(args, partition_args)
+    partition = begun.partition
 
     with args.main_process_first(desc="loading the images"):
         parts, class_names = load_parts(data_args, progress=not args.disable_tqdm and args.process_index == 0)
@@ -101,8 +84,8 @@ def prepare(
         processor=processor,
         partition=partition,
         trainer=trainer,
-        directories=directories,
-        arguments=arguments,
+        directories=begun.directories,
+        arguments=begun.arguments,
         recipe=recipe,
     )
 

@@ -5,6 +5,7 @@ from .memory import keep_freed_memory
 from .preparation import Run, prepare
 from .recipes import FlagParser, Recipe
 from .report import report
+from .start import start
 
 __all__ = [
     "DataArguments",
@@ -17,4 +18,5 @@ __all__ = [
     "parse_flags",
     "prepare",
     "report",
+    "start",
 ]

@@ -1,15 +1,12 @@
 """Everything before training: load, build, tokenize, and find what a user got wrong."""
 
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
-from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
-from ..checkpoint import check_core_class, check_replaceable, longest_input
+from ..checkpoint import check_core_class, longest_input
 from ..data import (
     TokenBudgetBatchSampler,
     TranslationCollator,
@@ -19,12 +16,12 @@ from ..data import (
     tokenize_corpus,
 )
 from ..evaluation import build_compute_metrics, decoding_settings
-from ..partition import PartitionConfig, names_of_levels, partition_
-from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition, trained_levels
+from ..partition import PartitionConfig, partition_
+from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition
 from .flags import DataArguments, ModelArguments, PartitionArguments
-from .memory import keep_freed_memory
 from .networks import from_pretrained, from_scratch
 from .recipes import Recipe
+from .start import start
 
 
 @dataclass
@@ -52,20 +49,8 @@ def prepare(
     recipe: Recipe | None = None,
 ) -> Run:
     """Load, build, tokenize; raises OSError or ValueError where flags, files and model do not fit."""
-    logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
-    set_seed(args.seed)
-    if args.device.type == "cpu":
-        keep_freed_memory()
-    find_checkpoint(args)
-    arguments = args.changed_fields()
-    partition = PartitionConfig.from_flags(**vars(partition_args)) if partition_args.method != "none" else None
-    names = names_of_levels(len(partition.ratios)) if partition else ["full"]
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    directories = {names[level]: output_dir / names[level] for level in trained_levels(args.schedule, len(names))}
-    for directory in directories.values():
-        check_replaceable(directory)
+    begun = start(args, partition_args)
+    partition, directories = begun.partition, begun.directories
 
     with args.main_process_first(desc="loading the corpus"):
         corpus = load_corpus(
@@ -134,26 +119,9 @@ def prepare(
         trainer=trainer,
         directories=directories,
         generation=generation,
-        arguments=arguments,
+        arguments=begun.arguments,
         recipe=recipe,
     )
-
-
-def find_checkpoint(args: ATSSeq2SeqTrainingArguments) -> None:
-    """Makes `--resume_from_checkpoint True` the last checkpoint in the output directory, and checks any other."""
-    given = args.resume_from_checkpoint
-    if given is None:
-        return
-    if given.lower() != "true":
-        if not Path(given).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {given} is no directory; give a checkpoint-N, or True.")
-        return
-    args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if args.resume_from_checkpoint is None:
-        raise ValueError(
-            f"--resume_from_checkpoint {given}, but {args.output_dir} holds no checkpoint-N; leave it out to train "
-            "from the start, or give the directory of a checkpoint."
-        )
 
 
 def tokenize(corpus, test: str, tokenizer, positions: int, data_args: DataArguments) -> dict:
