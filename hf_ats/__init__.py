@@ -5,7 +5,15 @@ Gradients" (AISTATS 2022). Importing it makes cores and `pipeline("translation")
 """
 
 from hf_ats.checkpoint import export_adapter, export_core, export_full, load_partitioned
-from hf_ats.partition import PartitionConfig, SummedNetworks, at_level, num_levels, partition_, set_level
+from hf_ats.partition import (
+    PartitionConfig,
+    SummedNetworks,
+    at_level,
+    num_levels,
+    partition_,
+    partition_from_adapter_,
+    set_level,
+)
 from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
 
 __version__ = "0.1.0"
@@ -24,5 +32,6 @@ __all__ = [
     "load_partitioned",
     "num_levels",
     "partition_",
+    "partition_from_adapter_",
     "set_level",
 ]

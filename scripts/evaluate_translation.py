@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.checkpoint import load_network, load_tokenizer, stored_levels
-from hf_ats.data import load_corpus
+from hf_ats.data import load_corpus, set_languages_, source_prefix
 from hf_ats.evaluation import score_translations, translate, write_json
 
 
@@ -24,6 +24,7 @@ def main() -> None:
     """Load the test set, then translate and score it level by level."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="directory or Hub id: any export, stock, or a checkpoint-N")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: main)")
     parser.add_argument("--level", help="only this level of a training checkpoint: core, full or a number")
     parser.add_argument("--source_lang", default="de", help="language of the source (default: de)")
     parser.add_argument("--target_lang", default="en", help="language of the target (default: en)")
@@ -31,7 +32,9 @@ def main() -> None:
     parser.add_argument("--dataset_name", help="a data set with a column `translation` and a test part instead")
     parser.add_argument("--dataset_config_name", help="its configuration, such as de-en")
     parser.add_argument("--skip_bad_lines", action="store_true", help="leave out bad pairs and count them")
-    parser.add_argument("--source_prefix", default="", help="text before every source, which T5 needs")
+    parser.add_argument("--source_prefix", help="text before every source, which T5 needs (default: the model's own)")
+    parser.add_argument("--tokenizer_source_lang", help="code of the source language in a multilingual tokenizer")
+    parser.add_argument("--tokenizer_target_lang", help="of the target (default of both: what it was trained for)")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
     parser.add_argument("--num_beams", type=int, help="default: the model's generation config, or 4")
     parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
@@ -56,17 +59,21 @@ def main() -> None:
             f"{arguments.dataset_name} has the parts {', '.join(corpus)} and no test; give --test_prefix."
         )
     test = corpus["test"]["translation"]
-    sources = [arguments.source_prefix + pair[arguments.source_lang] for pair in test]
     references = [pair[arguments.target_lang] for pair in test]
-    tokenizer = load_tokenizer(arguments.model)
+    hub = {"revision": arguments.revision} if arguments.revision else {}
+    tokenizer = load_tokenizer(arguments.model, **hub)
+    languages = (arguments.tokenizer_source_lang, arguments.tokenizer_target_lang)
 
     scores = {}
-    for level in [arguments.level] if arguments.level else stored_levels(arguments.model):
-        model = load_network(arguments.model, level).to(arguments.device)
+    for level in [arguments.level] if arguments.level else stored_levels(arguments.model, **hub):
+        model = load_network(arguments.model, level, **hub).to(arguments.device)
+        if any(languages) or model.generation_config.forced_bos_token_id is None:
+            set_languages_(model, tokenizer, *languages)
+        prefix = source_prefix(model) if arguments.source_prefix is None else arguments.source_prefix
         translations = translate(
             model,
             tokenizer,
-            sources,
+            [prefix + pair[arguments.source_lang] for pair in test],
             arguments.batch_size,
             truncate=arguments.truncate,
             num_beams=arguments.num_beams,

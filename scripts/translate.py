@@ -3,6 +3,7 @@
     python scripts/translate.py --model runs/demo/core < sentences.de > sentences.en
     python scripts/translate.py --model runs/demo/full --input sentences.de --output sentences.en --num_beams 5
     python scripts/translate.py --model runs/demo/checkpoint-1000 --level core < sentences.de
+    python scripts/translate.py --model my-organization/iwslt14-de-en-core --revision v1 < sentences.de
 
 Line n of the output translates line n of the input; an empty line stays empty. Progress goes to standard error.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.checkpoint import load_network, load_tokenizer
-from hf_ats.data import read_lines
+from hf_ats.data import read_lines, set_languages_, source_prefix
 from hf_ats.evaluation import translate
 
 
@@ -25,10 +26,13 @@ def main() -> None:
     """Read, translate in batches, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="directory or Hub id: any export, stock, or a checkpoint-N")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: main)")
     parser.add_argument("--level", help="network of a training checkpoint: core, full or a number (default: full)")
     parser.add_argument("--input", default="-", help="text file, plain or .gz (default: standard input)")
     parser.add_argument("--output", default="-", help="text file (default: standard output)")
-    parser.add_argument("--source_prefix", default="", help="text before every source, which T5 needs")
+    parser.add_argument("--source_prefix", help="text before every source, which T5 needs (default: the model's own)")
+    parser.add_argument("--tokenizer_source_lang", help="code of the source language in a multilingual tokenizer")
+    parser.add_argument("--tokenizer_target_lang", help="of the target (default of both: what it was trained for)")
     parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
     parser.add_argument("--num_beams", type=int, help="default: the model's generation config, or 4")
     parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
@@ -39,12 +43,18 @@ def main() -> None:
 
     check_output(arguments.output)
     sentences = read_sentences(arguments.input)
-    model = load_network(arguments.model, arguments.level).to(arguments.device)
+    hub = {"revision": arguments.revision} if arguments.revision else {}
+    model = load_network(arguments.model, arguments.level, **hub).to(arguments.device)
+    tokenizer = load_tokenizer(arguments.model, **hub)
+    languages = (arguments.tokenizer_source_lang, arguments.tokenizer_target_lang)
+    if any(languages) or model.generation_config.forced_bos_token_id is None:
+        set_languages_(model, tokenizer, *languages)
+    prefix = source_prefix(model) if arguments.source_prefix is None else arguments.source_prefix
     # An empty line stays one, whatever the prefix.
-    sources = [arguments.source_prefix + sentence if sentence.strip() else "" for sentence in sentences]
+    sources = [prefix + sentence if sentence.strip() else "" for sentence in sentences]
     translations = translate(
         model,
-        load_tokenizer(arguments.model),
+        tokenizer,
         sources,
         arguments.batch_size,
         truncate=arguments.truncate,

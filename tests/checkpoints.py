@@ -65,10 +65,13 @@ def assert_same(before, after, path="model") -> None:
         assert before == after, path
 
 
-def run_elsewhere(interpreter: str | Path, code: str, folder: Path, *arguments, with_package: bool) -> dict:
+def run_elsewhere(
+    interpreter: str | Path, code: str, folder: Path, *arguments, with_package: bool, variables: dict | None = None
+) -> dict:
     """Runs `code` in another interpreter and returns its last line, JSON, with what it wrote to standard error.
 
-    The code finds `arguments` in `sys.argv[1:]`. Without the package, importing `hf_ats` fails, installed or not.
+    The code finds `arguments` in `sys.argv[1:]`. Without the package, importing `hf_ats` fails, installed or not. The
+    environment says that there is no network, unless `variables` say something else.
     """
     if not Path(interpreter).exists():
         pytest.skip(f"there is no {interpreter}; `make test` makes it, or set HF_ATS_TRANSFORMERS_4")
@@ -77,6 +80,7 @@ def run_elsewhere(interpreter: str | Path, code: str, folder: Path, *arguments, 
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_", "TRANSFORMERS"))
     }
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    environment |= variables or {}
     if with_package:
         environment["PYTHONPATH"] = str(REPOSITORY)
     finished = subprocess.run(

@@ -8,6 +8,12 @@ from transformers import (
     M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     ResNetConfig,
     ResNetForImageClassification,
     T5Config,
@@ -17,6 +23,11 @@ from transformers import (
 from hf_ats.partition import PartitionConfig, partition_
 
 FAMILIES = ("marian", "bart", "m2m_100", "t5")
+"""The families that most tests go through: among them is each kind of attention, of positions and of first words."""
+
+ALL_FAMILIES = (*FAMILIES, "mbart", "pegasus", "mt5")
+"""Every family that has a preset and a core class, for the tests of what is written for each of them."""
+
 VOCABULARY = 96
 
 PARTITIONS = {
@@ -28,7 +39,8 @@ PARTITIONS = {
 }
 """What the tests partition by: by name, fields of `PartitionConfig`. The last leaves queries and keys alone."""
 
-FEED_FORWARD = {family: ["wi", "wo"] if family == "t5" else ["fc1", "fc2"] for family in FAMILIES}
+FEED_FORWARD = {"t5": ["wi", "wo"], "mt5": ["wi_0", "wi_1", "wo"]}
+FEED_FORWARD |= {family: ["fc1", "fc2"] for family in ALL_FAMILIES if family not in FEED_FORWARD}
 """By family, the suffixes of the feed-forward layers, which a stock class can have narrower."""
 
 _SHARED = dict(
@@ -46,74 +58,48 @@ _SHARED = dict(
     activation_dropout=0.0,
     encoder_layerdrop=0.0,
     decoder_layerdrop=0.0,
+    forced_eos_token_id=None,
 )
+_T5 = dict(
+    vocab_size=VOCABULARY,
+    d_model=32,
+    d_kv=8,
+    d_ff=64,
+    num_layers=2,
+    num_decoder_layers=2,
+    num_heads=4,
+    dropout_rate=0.0,
+    pad_token_id=0,
+    eos_token_id=1,
+    decoder_start_token_id=0,
+)
+_MARIAN_IDS = dict(pad_token_id=VOCABULARY - 1, decoder_start_token_id=VOCABULARY - 1, eos_token_id=0)
+_FAIRSEQ_IDS = dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2)
+_PEGASUS_IDS = dict(pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+
+_TINY = {
+    "marian": (MarianMTModel, MarianConfig, _SHARED | _MARIAN_IDS | dict(scale_embedding=True)),
+    "bart": (BartForConditionalGeneration, BartConfig, _SHARED | _FAIRSEQ_IDS),
+    "mbart": (MBartForConditionalGeneration, MBartConfig, _SHARED | _FAIRSEQ_IDS),
+    "m2m_100": (M2M100ForConditionalGeneration, M2M100Config, _SHARED | _FAIRSEQ_IDS),
+    "pegasus": (PegasusForConditionalGeneration, PegasusConfig, _SHARED | _PEGASUS_IDS),
+    "t5": (T5ForConditionalGeneration, T5Config, _T5),
+    "mt5": (MT5ForConditionalGeneration, MT5Config, _T5),
+}
 
 
 def tiny_config(family: str, **overrides):
     """The config of a model with 2 + 2 layers of width 32, feed-forward 64, 4 heads, 96 words, no dropout."""
-    if family == "marian":
-        last = VOCABULARY - 1
-        return MarianConfig(
-            **(
-                _SHARED
-                | dict(
-                    pad_token_id=last,
-                    decoder_start_token_id=last,
-                    eos_token_id=0,
-                    scale_embedding=True,
-                    forced_eos_token_id=None,
-                )
-                | overrides
-            )
-        )
-    if family == "bart":
-        return BartConfig(
-            **(
-                _SHARED
-                | dict(
-                    pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None
-                )
-                | overrides
-            )
-        )
-    if family == "m2m_100":
-        return M2M100Config(
-            **(_SHARED | dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2) | overrides)
-        )
-    if family == "t5":
-        return T5Config(
-            **(
-                dict(
-                    vocab_size=VOCABULARY,
-                    d_model=32,
-                    d_kv=8,
-                    d_ff=64,
-                    num_layers=2,
-                    num_decoder_layers=2,
-                    num_heads=4,
-                    dropout_rate=0.0,
-                    pad_token_id=0,
-                    eos_token_id=1,
-                    decoder_start_token_id=0,
-                )
-                | overrides
-            )
-        )
-    raise ValueError(f"family={family!r}; write one of {FAMILIES}.")
-
-
-_CLASSES = {
-    "marian": MarianMTModel,
-    "bart": BartForConditionalGeneration,
-    "m2m_100": M2M100ForConditionalGeneration,
-    "t5": T5ForConditionalGeneration,
-}
+    if family not in _TINY:
+        raise ValueError(f"family={family!r}; write one of {ALL_FAMILIES}.")
+    _, config_class, fields = _TINY[family]
+    return config_class(**(fields | overrides))
 
 
 def tiny_model(family: str, seed: int = 0, **overrides):
     """A model whose biases and norms are moved off their neutral start, so that losing one shows; in eval mode."""
     torch.manual_seed(seed)
-    model = _CLASSES[family](tiny_config(family, **overrides))
+    model = _TINY[family][0](tiny_config(family, **overrides))
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.requires_grad:  # a table of positions, which no checkpoint holds
@@ -121,7 +107,7 @@ def tiny_model(family: str, seed: int = 0, **overrides):
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
-                parameter.mul_(4.0 if family != "t5" else 1.0)
+                parameter.mul_(1.0 if family in ("t5", "mt5") else 4.0)
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, MarianTokenizer
 from hf_ats.data import train_tokenizer
 from hf_ats.data.embedded_corpus import default_pairs
 from tests.checkpoints import TRANSFORMERS_4
+from tests.versions import EVERY_TOKENIZER
 
 VOCAB_SIZE = 200
 PROBE = ["Das Öl kostet 1,05 €.", "Auf dem Bild sind 29 Äpfel, Straßen und Bäume.", "Unbekannt: 漢字"]
@@ -73,7 +74,7 @@ def test_capitals_umlauts_signs_and_digits_come_back(text, tmp_path):
 
 def test_the_directory_holds_what_is_needed_and_reloads_alike(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    files = {"source.spm", "target.spm", "vocab.json", "tokenizer_config.json"}
+    files = {"source.spm", "target.spm", "vocab.json", "tokenizer_config.json"} | EVERY_TOKENIZER
     assert {path.name for path in tmp_path.iterdir()} == files | (
         {"target_vocab.json"} if tokenizer.separate_vocabs else set()
     )

@@ -188,6 +188,14 @@ def test_the_width_of_a_core_is_told_from_its_rank(runs, tmp_path):
     assert "width" not in render_comparison(runs)
 
 
+@pytest.mark.parametrize(("ranks", "shown"), [({"fc1": 8, "fc2": 8}, "rank 8"), ({"a": 8, "b": 4}, "ranks 4 to 8")])
+def test_ranks_of_their_own_stand_where_a_ratio_would(ranks, shown, tmp_path):
+    partition = {"method": "rank", "ratios": [], "ranks": ranks, "target_modules": None}
+    run = write_run(tmp_path, "ranks", partition=partition, levels={"core": scored(20), "full": scored(22)})
+    (row,) = table_of(render_comparison([run]))
+    assert row["r"] == shown
+
+
 def test_signatures_decoding_and_commands_stand_below(runs):
     comparison = render_comparison(runs)
     assert comparison.count(LEVEL["bleu_signature"]) == comparison.count(LEVEL["chrf_signature"]) == 1

@@ -245,3 +245,9 @@ def test_what_cannot_be_measured_is_refused(model, tokenizer, sentences):
     elsewhere = copy.deepcopy(model).to("meta")
     with pytest.raises(ValueError, match=r"different devices, \{'here': 'cpu', 'there': 'meta'\}"):
         compare_decoding_speed({"here": model, "there": elsewhere}, tokenizer, sentences)
+
+
+def test_a_device_goes_by_the_name_of_the_gpu_or_by_its_kind(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert decoding.device_name(torch.device("cuda:1")) == "GPU 1"
+    assert decoding.device_name(torch.device("cpu")) == "cpu"

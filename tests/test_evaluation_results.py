@@ -2,6 +2,8 @@ import copy
 import datetime
 import json
 import os
+import re
+import shlex
 import stat
 from pathlib import Path
 
@@ -11,7 +13,15 @@ import sacrebleu
 import torch
 from safetensors.torch import save_file
 
-from hf_ats.evaluation import build_results, fingerprint, read_results, weights_size, write_json, write_results
+from hf_ats.evaluation import (
+    build_results,
+    fingerprint,
+    read_results,
+    select_samples,
+    weights_size,
+    write_json,
+    write_results,
+)
 
 LEVEL = {
     "parameters": 1_234_567,
@@ -156,3 +166,63 @@ def test_size_on_disk_is_that_of_the_weights(tmp_path):
     assert 6000 <= size < 6400
     with pytest.raises(ValueError, match=r"holds no \.safetensors"):
         weights_size(tmp_path.parent)
+
+
+# ---- What came later, and older files lack ----
+
+
+def test_every_run_has_an_id_of_its_own(results):
+    assert re.fullmatch("[0-9a-f]{32}", results["run_id"])
+    assert build_results(**SECTIONS)["run_id"] != results["run_id"]
+
+
+def test_files_from_before_there_were_ids_samples_and_facts_are_still_read(results, tmp_path):
+    old = {name: section for name, section in results.items() if name not in ("run_id", "task")}
+    write_results(tmp_path / "results.json", old)
+    assert read_results(tmp_path / "results.json") == old and not {"samples", "card"} & set(old)
+    committed = sorted((Path(__file__).parent.parent / "results").glob("[mc]*/*.json"))
+    assert len(committed) > 10 and all(read_results(path, task=None) for path in committed)
+
+
+def test_samples_and_facts_are_kept_and_wrong_ones_refused(results, tmp_path):
+    samples = select_samples(["a", "b"], ["c", "d"], {"core": ["e", "f"], "full": ["g", "h"]})
+    full = build_results(**SECTIONS, samples=samples, card={"license": "mit"})
+    write_results(tmp_path / "results.json", full)
+    assert read_results(tmp_path / "results.json") == full
+    assert full["samples"][1] == {"source": "b", "reference": "d", "translations": {"core": "f", "full": "h"}}
+    with pytest.raises(ValueError, match="section 'samples' is a str"):
+        build_results(**SECTIONS, samples="a")
+    with pytest.raises(ValueError, match="sample 2 lacks translations"):
+        build_results(**SECTIONS, samples=[samples[0], {"source": "a", "reference": "b"}])
+    with pytest.raises(ValueError, match="section 'card' is a list"):
+        build_results(**SECTIONS, card=["mit"])
+    with pytest.raises(ValueError, match="section 'run_id' is a int"):
+        write_results(tmp_path / "results.json", results | {"run_id": 3})
+
+
+@pytest.mark.parametrize(("size", "number"), [(1000, 20), (47, 20), (20, 20), (3, 3), (1, 1)])
+def test_samples_are_spread_evenly_over_the_set(size, number):
+    sources = [str(row) for row in range(size)]
+    rows = [int(sample["source"]) for sample in select_samples(sources, sources, {"full": sources})]
+    assert len(rows) == number and rows[0] == 0 and rows == sorted(set(rows))
+    gaps = {later - row for row, later in zip(rows, [*rows[1:], size], strict=True)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--hub_token secret --seed 3", "--hub_token '***' --seed 3"),
+        ("--hub-token=secret --seed 3", "'--hub-token=***' --seed 3"),
+        ("--hub_tok secret", "--hub_tok '***'"),
+        ("--push_to_hub --push_to_hub_token secret", "--push_to_hub --push_to_hub_token '***'"),
+        ("--run_name my-hf_abcdefghijklmnopqrstuvwxyz", "--run_name 'my-***'"),
+        ("--max_tokens 4096 --tokenizer_source_lang de", "--max_tokens 4096 --tokenizer_source_lang de"),
+        ("--hub_token", "--hub_token"),
+    ],
+)
+def test_a_secret_in_the_command_is_not_written_down(words, told, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", *words.split()])
+    command = build_results(**SECTIONS)["command"]
+    assert "secret" not in command and "abcdefgh" not in command
+    assert shlex.split(command) == shlex.split(f"python train.py {told}")

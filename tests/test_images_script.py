@@ -46,7 +46,7 @@ def test_a_run_leaves_the_two_networks_the_report_and_the_trainers_files(trained
     output_dir, done = trained
     assert {path.name for path in output_dir.iterdir()} == {
         *("checkpoint-2", "checkpoint-4", "core", "full"),
-        *("results.json", "trainer_state.json", "training.png"),
+        *("report.html", "results.json", "trainer_state.json", "training.png"),
     }
     log = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
     found = set().union(*log)

@@ -29,6 +29,18 @@ from hf_ats.partition import PartitionConfig
         ),
         (dict(target_modules=[]), r"target_modules=\[\] names no module; write None"),
         (dict(target_modules="fc(1"), r"regular expression, and does not compile.*target_modules=\['fc\(1'\]"),
+        (dict(ranks={}), r"ranks=\{\} give no module a rank; write a dictionary, such as ranks=\{'fc1': 16\}"),
+        (dict(ranks=[16]), r"ranks=\[16\] give no module a rank; write a dictionary"),
+        (dict(ranks={"fc1": 0}), "ranks give 'fc1' the rank 0; write a whole number of at least 1"),
+        (dict(ranks={"fc1": 0.25}), "ranks give 'fc1' the rank 0.25; write a whole number"),
+        (dict(ranks={"fc1": True}), "ranks give 'fc1' the rank True; write a whole number"),
+        (dict(ranks={"fc1": 4}, ratios=[0.5]), r"ranks=\{'fc1': 4\} say .*and so do ratios=\[0.5\]; leave one"),
+        (dict(ranks={"fc1": 4}, target_modules=["fc1"]), r"and so do target_modules=\['fc1'\]; leave one"),
+        (dict(ranks={"fc1": 4}, method="width"), r"are those of method='rank'; with method='width' write ratios"),
+        (
+            dict(init="adapter"),
+            r"is how partition_from_adapter_\(model, adapter\) starts.*call that, or write .*'svd'",
+        ),
         (dict(exclude_modules="*"), "exclude_modules='\\*' is a string, hence a regular expression"),
     ],
 )
@@ -41,11 +53,35 @@ def test_a_bad_field_is_named_with_its_value_and_a_remedy(fields, message):
     "config",
     [
         PartitionConfig(ratios=(0.1, 0.5), target_modules=("fc1",), exclude_modules=r".*\.0\.fc1", init="random"),
+        PartitionConfig(ranks={"fc1": 4, "encoder.layers.0.fc1": 8}, exclude_modules=["x.fc1"], init="adapter"),
         PartitionConfig(method="width", ratios=[0.5], target_modules={"up": "out", "down": "in"}, init="importance"),
     ],
 )
 def test_a_configuration_survives_its_dictionary(config):
     assert PartitionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_dictionary_of_before_there_were_ranks_is_read():
+    fields = PartitionConfig(ratios=[0.1, 0.5]).to_dict()
+    del fields["ranks"]
+    assert PartitionConfig.from_dict(fields) == PartitionConfig(ratios=[0.1, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("fields", "cores", "ratios"),
+    [({}, 1, [0.03125]), (dict(ratios=[0.1, 0.5]), 2, [0.1, 0.5]), (dict(ranks={"fc1": 4, "fc2": 8}), 1, [])],
+)
+def test_the_number_of_cores_is_that_of_ratios_or_one_with_ranks(fields, cores, ratios):
+    config = PartitionConfig(**fields)
+    assert config.num_cores == cores and config.ratios == ratios
+
+
+def test_flags_of_ranks_are_names_and_numbers():
+    config = PartitionConfig.from_flags(ratios=None, ranks=["fc1=16", "layers.0.q_proj=8"])
+    assert config.ranks == {"fc1": 16, "layers.0.q_proj": 8}
+    for word in ("fc1", "fc1=x", "fc1=-1"):
+        with pytest.raises(ValueError, match=rf"holds '{word}'; write a name and its rank, such as fc1=16"):
+            PartitionConfig.from_flags(ratios=None, ranks=["q_proj=8", word])
 
 
 def test_each_method_has_a_start_of_its_own():

@@ -233,6 +233,15 @@ def test_names_match_as_whole_dotted_suffixes_or_as_a_regular_expression():
         (dict(target_modules=["self_attn"]), "self_attn, a MarianAttention; only plain nn.Linear"),
         (dict(target_modules=["lm_head"]), "matches no module"),
         (dict(target_modules=["fc1"], exclude_modules=["fc1"]), "exclude_modules=.*matches no module"),
+        (
+            dict(ranks={"fc1": 33}),
+            r"ranks give model\.encoder\.layers\.0\.fc1 .64 x 32. the rank 33, .*at most 32; write",
+        ),
+        (dict(ranks={"fc1": 4, "fc3": 4}), r"ranks=\['fc1', 'fc3'\]: 'fc3' matches no module"),
+        (
+            dict(ranks={"final_layer_norm": 4}),
+            r"ranks matches \S*final_layer_norm, a LayerNorm; only plain nn\.Linear",
+        ),
         (dict(ratios=[0.25, 0.26], target_modules=["q_proj"]), "q_proj .32 x 32. the ranks .8, 8., one of them twice"),
     ],
 )
@@ -241,8 +250,23 @@ def test_what_cannot_be_partitioned_is_refused_and_the_model_left_alone(fields, 
     names = [type(module) for module in model.modules()]
     config = model.config
     with pytest.raises(ValueError, match=message):
-        partition_(model, PartitionConfig(**{"ratios": [0.25], **fields}))
+        partition_(model, PartitionConfig(**fields))
     assert [type(module) for module in model.modules()] == names and model.config is config
+
+
+def test_of_ranks_the_longest_name_decides():
+    ranks = {"fc1": 3, "decoder.layers.1.fc1": 6, "q_proj": 2, "model.encoder.layers.0.self_attn.q_proj": 5}
+    model = tiny_model("marian")
+    expected = model(**probe_batch(model)).logits
+    partition_(model, PartitionConfig(ranks=ranks, exclude_modules=["encoder.layers.1.fc1"]))
+    torch.testing.assert_close(model(**probe_batch(model)).logits, expected, rtol=1e-4, atol=1e-4)
+    found = {name: layer.ranks for name, layer in partitioned_layers(model).items()}
+    assert {name: rank for name, rank in found.items() if "fc1" in name} == {
+        "model.encoder.layers.0.fc1": (3,),
+        "model.decoder.layers.0.fc1": (3,),
+        "model.decoder.layers.1.fc1": (6,),
+    }
+    assert sorted(rank for name, rank in found.items() if "q_proj" in name) == [(2,)] * 5 + [(5,)]
 
 
 def test_a_shared_weight_is_refused():

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, GenerationConfig, MarianMTModel, pipeline
 from transformers.modeling_utils import PreTrainedModel
 
 from hf_ats import ATSSeq2SeqTrainer, PartitionConfig, export_adapter, export_full, partition_
 from hf_ats.checkpoint import ExportReport, load_network
 from hf_ats.data import default_corpus
-from hf_ats.evaluation import translate
+from hf_ats.evaluation import read_results, translate
 from hf_ats.run import ModelArguments, parse_flags, prepare
 from hf_ats.run.networks import from_pretrained
 from tests.distributed import launch
@@ -59,8 +60,8 @@ def trained(corpus, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess
 def test_a_run_leaves_the_two_models_the_report_and_the_trainers_files(trained):
     output_dir, done = trained
     assert {path.name for path in output_dir.iterdir()} == {
-        "core", "full", "results.json", "training.png", "tokenizer", "translations.core.txt", "translations.full.txt",
-        "checkpoint-3", "checkpoint-6", "trainer_state.json",
+        "core", "full", "results.json", "training.png", "report.html", "tokenizer", "translations.core.txt",
+        "translations.full.txt", "checkpoint-3", "checkpoint-6", "trainer_state.json",
     }  # fmt: skip
     for name in ("core", "full"):
         assert (output_dir / f"translations.{name}.txt").read_text(encoding="utf-8").count("\n") == 12
@@ -97,21 +98,24 @@ def test_translate_keeps_the_order_of_its_input_and_its_empty_lines(trained, cor
     output_dir, _ = trained
     german = (corpus / "test.de").read_text(encoding="utf-8").splitlines()
     text = "\n".join([german[0], "", *german[1:]]) + "\n"
-    done = run("translate.py", "--model", output_dir / "core", "--num_beams", 1, "--max_length", 24, stdin=text)
+    # transformers 4 cannot tell a config's single beam from none
+    beams = json.loads((output_dir / "results.json").read_text())["generation"]["num_beams"]
+    done = run("translate.py", "--model", output_dir / "core", "--num_beams", beams, "--max_length", 24, stdin=text)
     lines = done.stdout.split("\n")
     expected = (output_dir / "translations.core.txt").read_text(encoding="utf-8").split("\n")
     assert lines == [expected[0], "", *expected[1:]]
     target = tmp_path / "out.txt"
     run_here(
         "translate.py", "--model", output_dir / "checkpoint-6", "--level", "core", "--input", corpus / "test.de",
-        "--output", target, "--num_beams", 1, "--max_length", 24, monkeypatch=monkeypatch,
+        "--output", target, "--num_beams", beams, "--max_length", 24, monkeypatch=monkeypatch,
     )  # fmt: skip
     assert target.read_text(encoding="utf-8").split("\n") == expected
 
 
 def test_evaluation_scores_every_level_of_a_training_checkpoint_as_the_run_did(trained, corpus, tmp_path):
     output_dir, _ = trained
-    options = ["--test_prefix", corpus / "test", "--num_beams", 1, "--max_length", 24]
+    beams = json.loads((output_dir / "results.json").read_text())["generation"]["num_beams"]
+    options = ["--test_prefix", corpus / "test", "--num_beams", beams, "--max_length", 24]
     done = run(
         "evaluate_translation.py", "--model", output_dir / "checkpoint-6", *options, "--output", tmp_path / "s.json"
     )
@@ -206,11 +210,19 @@ def test_help_shows_whole_commands(script, monkeypatch, capsys):
         ("--test_prefix nowhere/test", "The prefix 'nowhere/test' has no text for the language 'de'"),
         ("--max_tokens 10", "max_tokens=10 is smaller than sentence"),
         ("--target_modules query", "target_modules=['query']"),
+        ("--ranks fc1=4", "ranks={'fc1': 4} say which modules get which rank, and so do ratios=[0.25]"),
         ("--method none", "schedule='alternating' needs a partitioned model"),
         ("--resume_from_checkpoint True", "holds no checkpoint-N; leave it out"),
         ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is no directory"),
         ("--max_source_length 999", "--max_source_length 999 is more than the 512 positions"),
         ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
+        ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
+        (
+            "--push_to_hub --license mit --source_lang src --target_lang tgt",
+            "language 'src' is no code by ISO 639, which are two or three letters, such as de or deu; name both",
+        ),
+        ("--license Apache-2", "the model cards: license='Apache-2' (--license) is no identifier that the Hub knows"),
+        ("--card_datasets ../multi30k", "the model cards: datasets='../multi30k' (--card_datasets) is no id"),
     ],
 )
 def test_bad_input_ends_with_a_sentence_before_any_training(more, message, corpus, tmp_path, monkeypatch):
@@ -218,6 +230,69 @@ def test_bad_input_ends_with_a_sentence_before_any_training(more, message, corpu
     arguments = training_arguments(corpus, tmp_path, f"--max_steps 2 {more}")
     with pytest.raises(SystemExit, match=re.escape(message)):
         run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
+
+
+def test_a_run_is_pushed_after_its_report_where_it_is_asked_for(corpus, tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(ATSSeq2SeqTrainer, "init_hf_repo", lambda *_, **__: None)
+    monkeypatch.setattr(
+        ATSSeq2SeqTrainer, "push_to_hub", lambda trainer: pushed.append(read_results(tmp_path / "results.json"))
+    )
+    options = "--max_steps 2 --save_strategy no --speed_sentences 0"
+    run_here("train_translation.py", *training_arguments(corpus, tmp_path, options), monkeypatch=monkeypatch)
+    assert pushed == [] and "card" in read_results(tmp_path / "results.json")
+    facts = "--license mit --card_datasets ann/numbers --base_model ann/base"
+    more = f"{options} --push_to_hub {facts} --hub_token hf_secret"
+    run_here("train_translation.py", *training_arguments(corpus, tmp_path, more), monkeypatch=monkeypatch)
+    assert [results["training"]["steps"] for results in pushed] == [2]
+    assert pushed[0]["card"] == {"license": "mit", "datasets": ["ann/numbers"], "base_model": "ann/base"}
+    assert "hf_secret" not in (tmp_path / "results.json").read_text()
+
+
+def test_ids_of_the_hub_are_facts_of_the_card_and_directories_are_not(tmp_path):
+    def facts(*words):
+        card_args = parse_flags("a run", ["--output_dir", str(tmp_path), *words])[3]
+        return card_args.facts
+
+    assert facts()("wmt17", "Helsinki-NLP/opus-mt-de-en") == {
+        "datasets": ["wmt17"],
+        "base_model": "Helsinki-NLP/opus-mt-de-en",
+    }
+    assert facts()(str(tmp_path), str(tmp_path)) == facts()(None, None) == {}
+    given = facts("--card_datasets", "a/b", "c/d", "--base_model", "e/f", "--card_languages", "de", "en")
+    assert given("wmt17", "g/h") == {"datasets": ["a/b", "c/d"], "base_model": "e/f", "languages": ["de", "en"]}
+
+
+ADAPTER = ["--adapter_name_or_path", "some/adapter"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--ratios 0.03125", "--ratios 0.03125 describes a partition, and --adapter_name_or_path some/adapter brings"),
+        ("--method rank", "--method rank describes a partition"),
+        ("--target_modules fc1 fc2", "--target_modules fc1 fc2 describes a partition"),
+        ("--init svd", "--init svd describes a partition"),
+        ("--ranks fc1=4 q_proj=2", "--ranks fc1=4 q_proj=2 describes a partition"),
+        ("--architecture tiny", "--adapter_name_or_path some/adapter and --architecture tiny are two models"),
+        ("--layers 3", "--layers 3 shapes a model from scratch, and --adapter_name_or_path some/adapter has its own"),
+        ("--recipe multi30k-small", "are two models; give one of them"),
+    ],
+)
+def test_an_adapter_and_what_it_takes_the_place_of_contradict_each_other(words, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_flags("a run", ["--output_dir", str(tmp_path), *ADAPTER, *words.split()])
+    assert message in capsys.readouterr().err
+
+
+def test_a_recipe_of_a_partition_contradicts_an_adapter_too(tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("ratios: [0.03125]\n")
+    with pytest.raises(SystemExit, match="2"):
+        parse_flags("a run", ["--output_dir", str(tmp_path), *ADAPTER, "--recipe", str(recipe)])
+    assert "--ratios 0.03125 describes a partition" in capsys.readouterr().err
+    model_args = parse_flags("a run", ["--output_dir", str(tmp_path), *ADAPTER])[0]
+    assert model_args.architecture is None and model_args.adapter_name_or_path == "some/adapter"
 
 
 @pytest.mark.parametrize(("more", "name"), [("", "core"), ("--method none --schedule full", "full")])
@@ -403,18 +478,30 @@ def test_translate_checks_its_output_first_and_takes_a_prefix_and_nothing(bart, 
     assert capsys.readouterr().out == ""
 
 
-def test_the_python_of_the_readme_runs(trained, tmp_path, monkeypatch):
+def test_the_python_of_the_readme_runs(trained, adapted, tmp_path, monkeypatch):
     output_dir, _ = trained
     readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/demo").symlink_to(output_dir)
+    here = {
+        "max_steps=100": "max_steps=2, use_cpu=True",  # fewer steps than a reader would take
+        "YOU/iwslt14-de-en-": "runs/demo/",
+        "path/or/id/of/adapter": str(adapted[0] / "adapter"),
+    }
     for block in blocks:
-        # Fewer steps than a reader would take.
-        exec(compile(block.replace("max_steps=100", "max_steps=2, use_cpu=True"), "README.md", "exec"), {})
+        for theirs, ours in here.items():
+            block = block.replace(theirs, ours)
+        exec(compile(block, "README.md", "exec"), {"base": MarianMTModel.from_pretrained(adapted[0] / "base")})
     assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full", "half"}
+
+
+def test_the_ranks_of_a_core_can_be_given_one_by_one(tmp_path):
+    words = ["--output_dir", str(tmp_path), "--use_cpu", "--ranks", "fc1=4", "q_proj=2", "--layers", "1"]
+    run = prepare(*parse_flags("a run", words))
+    assert run.partition.ranks == {"fc1": 4, "q_proj": 2} and list(run.directories) == ["core", "full"]
 
 
 def test_the_generated_corpus_needs_no_flags(tmp_path, monkeypatch):
@@ -444,3 +531,71 @@ def test_a_level_that_is_not_there_ends_with_a_sentence(trained, corpus, monkeyp
     options = ["--model", output_dir / "core", "--level", "full", "--input", corpus / "test.de"]
     with pytest.raises(SystemExit, match=r"level='full', but .* is one network, 'core'"):
         run_here("translate.py", *options, monkeypatch=monkeypatch)
+
+
+# ---- From a base model and a LoRA adapter ----
+
+
+@pytest.fixture(scope="module")
+def adapted(trained, tmp_path_factory) -> tuple[Path, torch.nn.Module]:
+    """An adapter that names its base model, and what both make together."""
+    directory = tmp_path_factory.mktemp("adapted")
+    shutil.copytree(trained[0] / "full", directory / "base")
+    model = MarianMTModel.from_pretrained(directory / "base")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "fc1"], task_type="SEQ_2_SEQ_LM")
+    model = get_peft_model(model, config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(directory / "adapter")
+    return directory, model.merge_and_unload().eval()
+
+
+@pytest.mark.parametrize("names_its_base", [True, False])
+def test_training_begins_from_an_adapter_as_the_adapted_model(names_its_base, adapted, corpus, tmp_path, monkeypatch):
+    directory, merged = adapted
+    adapter = shutil.copytree(directory / "adapter", tmp_path / "adapter")
+    words = ["--adapter_name_or_path", str(adapter)]
+    if not names_its_base:
+        path = adapter / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": None}))
+        words += ["--model_name_or_path", str(directory / "base")]
+    arguments = training_arguments(corpus, tmp_path / "run", "--max_steps 2 --save_strategy no --speed_sentences 0")
+    cut = slice(arguments.index("--architecture"), arguments.index("--generation_max_length"))
+    arguments[cut] = words
+    ratios = arguments.index("--ratios")
+    del arguments[ratios : ratios + 2]
+    inputs = {"input_ids": torch.tensor([[5, 9, 7, 0]]), "decoder_input_ids": torch.tensor([[8, 3, 6]])}
+    begun = []
+
+    def remember(trainer, *args, **kwargs):
+        with torch.no_grad():
+            begun.append(trainer.model.eval()(**inputs).logits)
+        return train(trainer, *args, **kwargs)
+
+    train = ATSSeq2SeqTrainer.train
+    monkeypatch.setattr(ATSSeq2SeqTrainer, "train", remember)
+    run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
+    with torch.no_grad():
+        torch.testing.assert_close(begun[0], merged(**inputs).logits, atol=1e-4, rtol=1e-4)
+    results = read_results(tmp_path / "run" / "results.json")
+    assert list(results["levels"]) == ["core", "full"] and results["partition"]["method"] == "rank"
+    assert results["model"]["adapter_name_or_path"] == str(adapter)
+    assert results["model"]["name"] == str(directory / "base")
+    assert load_network(tmp_path / "run" / "core").num_parameters() == results["levels"]["core"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model_name_or_path": None}, "names no base model; give the one .* by --model_name_or_path"),
+        ({"bias": "all"}, "bias"),
+    ],
+)
+def test_an_adapter_that_cannot_be_begun_from_ends_with_a_sentence(change, message, adapted, tmp_path, monkeypatch):
+    adapter = shutil.copytree(adapted[0] / "adapter", tmp_path / "adapter")
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    arguments = f"--output_dir {tmp_path / 'run'} --use_cpu --adapter_name_or_path {adapter}".split()
+    with pytest.raises(SystemExit, match=message):
+        run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)

@@ -13,6 +13,9 @@ from tests.distributed import assert_same_state, launch, train_on_one_process
 from tests.laws import assert_moved, assert_still
 from tests.models import partitioned
 from tests.training import make_trainer, sentences
+from tests.versions import needs_5
+
+pytestmark = needs_5("transformers 4 takes FSDP 2 only from the file of accelerate")
 
 STATE_KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 

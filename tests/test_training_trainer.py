@@ -17,6 +17,7 @@ from tests import reference
 from tests.laws import assert_close_named, assert_moved, assert_same_weights, assert_still, snapshot
 from tests.models import FAMILIES, partitioned, pictures, tiny_model, tiny_resnet
 from tests.training import Watch, collator, make_trainer, plain_arguments, sentences
+from tests.versions import needs_5
 
 STEPS = 6
 
@@ -101,8 +102,16 @@ def assert_trainer_is_reference(
 # ---- Law 7: the trainer is the algorithm ----
 
 
+_IN_DOUBLE = [
+    pytest.param(family, marks=needs_5("transformers 4 takes T5's softmax in float32 whatever the dtype"))
+    if family == "t5"
+    else family
+    for family in FAMILIES
+]
+
+
 @pytest.mark.parametrize("partition", ["rank", "width"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", _IN_DOUBLE)
 def test_steps_of_the_trainer_are_steps_of_the_reference(family, partition, tmp_path):
     assert_trainer_is_reference(family, tmp_path, partition=partition, weight_decay=0.1, label_smoothing_factor=0.1)
 
@@ -199,6 +208,7 @@ def test_a_core_step_leaves_the_rest_its_moments_and_its_step_count_bitwise_stil
             assert names and {int(watch.states[-1][f"{name}/step"]) for name in names} == {steps}
 
 
+@needs_5("transformers 4 takes no momentum from optim_args")
 @pytest.mark.parametrize("schedule", ["alternating", "slimmable"])
 def test_each_level_of_a_convolutional_network_has_statistics_that_no_other_steps_change(schedule, tmp_path):
     model = partition_(tiny_resnet(), PartitionConfig(method="width", ratios=[0.25, 0.5]))

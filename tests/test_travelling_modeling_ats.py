@@ -15,7 +15,7 @@ from hf_ats.checkpoint.registration import CORE_CLASSES
 from hf_ats.travelling import attention_ats, modeling_ats, modeling_cifar_resnet, pipeline_ats
 from hf_ats.travelling.modeling_ats import FilledHeadsLinear, LowRankLinear
 from tests.checkpoints import logits
-from tests.models import FAMILIES, partitioned, probe_batch, tiny_config
+from tests.models import ALL_FAMILIES, FAMILIES, FEED_FORWARD, partitioned, probe_batch, tiny_config
 
 
 def core(family: str, names: list[str]):
@@ -28,9 +28,8 @@ def core(family: str, names: list[str]):
 
 
 def feed_forward(family: str) -> list[str]:
-    if family == "t5":
-        return [f"encoder.block.0.layer.1.DenseReluDense.{name}" for name in ("wi", "wo")]
-    return [f"model.encoder.layers.0.{name}" for name in ("fc1", "fc2")]
+    layer = "encoder.block.0.layer.1.DenseReluDense" if family in ("t5", "mt5") else "model.encoder.layers.0"
+    return [f"{layer}.{name}" for name in FEED_FORWARD[family]]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -64,7 +63,7 @@ def test_files_that_travel_import_torch_and_transformers_alone(module):
     assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) <= {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_a_core_saves_itself_completely_and_loads_without_w(family, tmp_path):
     names = feed_forward(family)
     model = core(family, names)

@@ -2,20 +2,12 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, MarianTokenizer
+from transformers import GenerationConfig
 
 from hf_ats.travelling.pipeline_ats import ATSTranslationPipeline
 from tests.checkpoints import GERMAN, trained_tokenizer
 from tests.models import tiny_model
-
-
-class MultilingualTokenizer(MarianTokenizer):
-    """Does what NLLB's and M2M100's tokenizers do for the pipeline: names the first word by the target language."""
-
-    def _build_translation_inputs(self, text, src_lang, tgt_lang, **options):
-        if src_lang is None or tgt_lang is None:
-            raise ValueError("Translation requires a `src_lang` and a `tgt_lang` for this model")
-        return {**self(text, **options), "forced_bos_token_id": {"en": 5, "fr": 6}[tgt_lang]}
+from tests.tokenizers import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -127,27 +119,63 @@ def test_options_of_the_constructor_hold_for_every_call_and_a_call_overrides_the
     assert len(translate(GERMAN[0], return_tensors=True, max_new_tokens=4)[0]["translation_token_ids"]) == 5
 
 
-def test_languages_come_from_the_call_or_from_the_task(model, tokenizer, folder):
-    multilingual = MultilingualTokenizer.from_pretrained(folder)
-
-    def first_words(task, **languages):
-        translate = ATSTranslationPipeline(model=model, tokenizer=multilingual, task=task)
-        results = translate(GERMAN, batch_size=2, return_tensors=True, **languages)
-        return {result["translation_token_ids"][1].item() for result in results}
-
-    assert first_words("translation", src_lang="de", tgt_lang="en") == {5}
-    assert first_words("translation_de_to_fr") == {6}
-    assert first_words("translation_de_to_fr", tgt_lang="en") == {5}
-    with pytest.raises(ValueError, match="requires a `src_lang`"):
-        first_words("translation", tgt_lang="en")
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory):
+    """A tokenizer of M2M100, whose codes go by the names that a task has too."""
+    return tiny_tokenizer("m2m_100", tmp_path_factory.mktemp("multilingual"))
 
 
-def test_the_first_word_of_a_batch_is_one_number(translate, asked, folder):
-    translate.tokenizer = MultilingualTokenizer.from_pretrained(folder)
+def code(tokenizer, language: str) -> int:
+    return tokenizer.convert_tokens_to_ids(f"__{language}__")
+
+
+@pytest.fixture
+def many():
+    return tiny_model("m2m_100", vocab_size=200)
+
+
+def test_languages_come_from_the_call_or_from_the_task_or_from_the_tokenizer(many, multilingual, monkeypatch):
+    def words(task, **languages):
+        """Codes of the source and of the translation of two texts."""
+        translate = ATSTranslationPipeline(model=many, tokenizer=multilingual, task=task, max_new_tokens=3)
+        results = translate(GERMAN[:2], batch_size=2, return_tensors=True, **languages)
+        assert multilingual.src_lang == "en", "a call leaves the tokenizer as it was"
+        source = translate.preprocess(GERMAN[0], **languages)["input_ids"][0, 0].item()
+        return source, *{result["translation_token_ids"][1].item() for result in results}
+
+    ids = {language: code(multilingual, language) for language in ("de", "en", "fr")}
+    assert words("translation", src_lang="de", tgt_lang="en") == (ids["de"], ids["en"])
+    assert words("translation_de_to_fr") == (ids["de"], ids["fr"])
+    assert words("translation_de_to_fr", tgt_lang="en") == (ids["de"], ids["en"])
+    with pytest.raises(ValueError, match=r"neither the call nor the tokenizer says into which.*tgt_lang=.* af, am"):
+        words("translation", src_lang="de")
+    many.generation_config.forced_bos_token_id = ids["de"]
+    assert words("translation") == (ids["en"], ids["de"])
+    monkeypatch.setattr(multilingual, "tgt_lang", "fr")
+    assert words("translation") == (ids["en"], ids["fr"])
+
+
+@pytest.mark.parametrize("languages", [("xx", "en"), ("de", "xx"), ("de", "__en__")])
+def test_a_language_without_a_code_is_refused(many, multilingual, languages):
+    translate = ATSTranslationPipeline(model=many, tokenizer=multilingual, task="translation")
+    with pytest.raises(ValueError, match=r"is no language code of this M2M100Tokenizer; it has 100, such as "):
+        translate(GERMAN, src_lang=languages[0], tgt_lang=languages[1])
+    assert multilingual.src_lang == "en"
+
+
+def test_the_first_word_of_a_batch_is_one_number(many, multilingual, monkeypatch):
+    translate = ATSTranslationPipeline(model=many, tokenizer=multilingual, task="translation", max_new_tokens=3)
+    calls, generate = [], many.generate
+    monkeypatch.setattr(many, "generate", lambda **kwargs: calls.append(kwargs) or generate(**kwargs))
     translate(GERMAN[0], src_lang="de", tgt_lang="en")
     translate(GERMAN, batch_size=4, src_lang="de", tgt_lang="en")
     translate(GERMAN, batch_size=4, src_lang="de", tgt_lang="en", forced_bos_token_id=7)
-    assert [call["forced_bos_token_id"] for call in asked] == [5, 5, 7]
+    english = code(multilingual, "en")
+    assert [call["forced_bos_token_id"] for call in calls] == [english, english, 7]
+
+
+def test_other_models_ignore_languages(translate):
+    assert translate(GERMAN, src_lang="de", tgt_lang="en") == translate(GERMAN)
 
 
 def test_a_checkpoint_prescribes_prefix_and_options_for_a_task(tokenizer):

@@ -17,6 +17,7 @@ from ..partition import (
     partitioned_layers,
     resolve_level,
 )
+from .files import save_network, save_tokenizer
 from .loading import merge_adapter
 from .networks import core_network, dense_core_network, partitioned_model, stock_network
 from .writing import ExportReport, check_replaceable, write_export
@@ -269,6 +270,6 @@ def _export(
 
 
 def _save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, directory: Path) -> None:
-    network.save_pretrained(directory)
+    save_network(network, directory)
     if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
+        save_tokenizer(tokenizer, directory)

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import transformers
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -16,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
 from .registration import IMAGE_CLASSES
@@ -92,16 +93,19 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     return model
 
 
-def stored_levels(model: str | os.PathLike) -> list[str]:
+def stored_levels(model: str | os.PathLike, **hub) -> list[str]:
     """The names of the networks that a checkpoint holds: every level of a training checkpoint, an export's own.
 
     Any other model, of a directory or of the Hub, is a full network.
+
+    Args:
+        model: a directory, or an id of the Hub.
+        hub: `revision`, `token` and what else `from_pretrained` takes to find a file.
     """
     if is_partitioned_checkpoint(model):
-        return names_of_levels(len(_read_config(Path(model))[1].ratios))
-    if (Path(model) / REPORT_NAME).exists():
-        return [ExportReport.read(model).level]
-    return ["full"]
+        return names_of_levels(_read_config(Path(model))[1].num_cores)
+    report = _find_report(model, hub)
+    return [report.level] if report is not None else ["full"]
 
 
 def load_network(model: str | os.PathLike, level: int | str | None = None, **kwargs) -> PreTrainedModel:
@@ -113,7 +117,7 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
         model: a directory, or an id of the Hub.
         level: which network of a training checkpoint, by name or number, also as text (default: the full one). Of
             anything else it can only be the one that is there.
-        kwargs: as for `from_pretrained`.
+        kwargs: as for `from_pretrained`, `revision` and `token` included.
 
     Raises:
         ImportError: peft, which an adapter needs, is not installed.
@@ -125,15 +129,18 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
         network = load_partitioned(model, **kwargs)
         set_level(network, "full" if level is None else level)
         return network
-    if level is not None and level not in stored_levels(model):
+    hub = _of_the_hub(kwargs)
+    if level is not None and level not in (stored := stored_levels(model, **hub)):
         raise ValueError(
-            f"level={level!r}, but {model} is one network, {stored_levels(model)[0]!r}; leave the level out, or give "
-            "a checkpoint-N of the training, which holds all of them."
+            f"level={level!r}, but {model} is one network, {stored[0]!r}; leave the level out, or give a checkpoint-N "
+            "of the training, which holds all of them."
         )
-    if not _is_adapter(model):
+    if not _is_adapter(model, hub):
         return AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
     # By its place in the export, since exports are moved and the adapter's config names the base as it was written.
-    return merge_adapter(AutoModelForSeq2SeqLM.from_pretrained(Path(model) / _BASE, **kwargs), model)
+    directory = _fetched(model, hub)
+    others = {name: value for name, value in kwargs.items() if name not in hub}
+    return merge_adapter(AutoModelForSeq2SeqLM.from_pretrained(directory / _BASE, **others), directory)
 
 
 def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBase:
@@ -141,25 +148,29 @@ def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBas
 
     Args:
         model: a directory, or an id of the Hub.
-        kwargs: as for `AutoTokenizer.from_pretrained`.
+        kwargs: as for `AutoTokenizer.from_pretrained`, `revision` and `token` included.
     """
     if is_partitioned_checkpoint(model):  # whose own model_type transformers would warn of
         kwargs.setdefault("config", AutoConfig.for_model(**_read_config(Path(model))[0]))
-    return AutoTokenizer.from_pretrained(Path(model) / _BASE if _is_adapter(model) else model, **kwargs)
+    if not _is_adapter(model, hub := _of_the_hub(kwargs)):
+        return AutoTokenizer.from_pretrained(model, **kwargs)
+    others = {name: value for name, value in kwargs.items() if name not in hub}
+    return AutoTokenizer.from_pretrained(_fetched(model, hub) / _BASE, **others)
 
 
-def load_processor(directory: str | os.PathLike, network: PreTrainedModel):
+def load_processor(model: str | os.PathLike, network: PreTrainedModel, **hub):
     """What makes the inputs of a network: its tokenizer, or of a network for images its processor, if there is one.
 
     Args:
-        directory: what `load_network` loaded.
+        model: what `load_network` loaded, a directory or an id of the Hub.
         network: what it returned.
+        hub: `revision`, `token` and what else `from_pretrained` takes to find a file.
     """
     if network.main_input_name != "pixel_values":
-        return load_tokenizer(directory)
-    if not (Path(directory) / IMAGE_PROCESSOR_NAME).is_file():
+        return load_tokenizer(model, **hub)
+    if _find(model, IMAGE_PROCESSOR_NAME, hub) is None:
         return None
-    return AutoImageProcessor.from_pretrained(directory)
+    return AutoImageProcessor.from_pretrained(model, **hub)
 
 
 def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTrainedModel:
@@ -175,8 +186,39 @@ def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTra
 _BASE = "base"
 
 
-def _is_adapter(model: str | os.PathLike) -> bool:
-    return (Path(model) / REPORT_NAME).exists() and ExportReport.read(model).kind == "adapter"
+def _of_the_hub(kwargs: dict) -> dict:
+    """Those arguments of `from_pretrained` that say where on the Hub, or in its cache, files are."""
+    names = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _find(model: str | os.PathLike, name: str, hub: dict) -> Path | None:
+    """A file of a directory or of the Hub, here or fetched; None where there is none.
+
+    Also where the model is none, or out of reach, which loading its weights says better.
+    """
+    if Path(model).is_dir():
+        path = Path(model) / name
+        return path if path.is_file() else None
+    try:
+        return Path(cached_file(model, name, **hub))
+    except OSError:
+        return None
+
+
+def _find_report(model: str | os.PathLike, hub: dict) -> ExportReport | None:
+    path = _find(model, REPORT_NAME, hub)
+    return ExportReport.read(path.parent) if path is not None else None
+
+
+def _is_adapter(model: str | os.PathLike, hub: dict) -> bool:
+    report = _find_report(model, hub)
+    return report is not None and report.kind == "adapter"
+
+
+def _fetched(model: str | os.PathLike, hub: dict) -> Path:
+    """The directory itself, or that in which the Hub's cache keeps the whole repository."""
+    return Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), **hub))
 
 
 def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:

@@ -19,6 +19,11 @@ def narrow_config(model: PreTrainedModel, level: int):
     return narrow(config, partitioned_layers(model), level) if narrow is not None else None
 
 
+def has_narrow_config(model: PreTrainedModel) -> bool:
+    """Whether cores of smaller width of this architecture can be of its own class, if their layers are chosen so."""
+    return stock_config(model).model_type in _FIELDS
+
+
 def _like_bart(config, layers: dict[str, PartitionedLayer], level: int):
     """`encoder_ffn_dim` and `decoder_ffn_dim`, which all layers of a half share."""
     sizes = {"encoder": set(), "decoder": set()}

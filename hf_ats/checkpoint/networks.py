@@ -16,8 +16,9 @@ from ..partition import (
     partition_structure_,
     partitioned_layers,
     stock_config,
+    tie_as_,
 )
-from .narrow_configs import narrow_config
+from .narrow_configs import has_narrow_config, narrow_config
 from .registration import CORE_CLASSES
 
 # The name of a parameter, within its layer or its network, to its value.
@@ -101,11 +102,16 @@ def check_core_class(model: PreTrainedModel) -> None:
 def _core_class(model: PreTrainedModel) -> type:
     by_stock_class = {core_class.__mro__[2]: core_class for core_class in CORE_CLASSES}
     if type(model) not in by_stock_class:
+        narrower = (
+            ", or partition the feed-forward layers alone by width: such cores are of the stock class"
+            if has_narrow_config(model)
+            else ""
+        )
         raise ValueError(
             f"there is no core class for {type(model).__name__}; the architectures that have one are "
-            f"{', '.join(stock.__name__ for stock in by_stock_class)}. Write export_core(..., dense=True) for a core "
-            "in the stock class, at full size, or partition the feed-forward layers alone by width: such cores are of "
-            "the stock class."
+            f"{', '.join(stock.__name__ for stock in by_stock_class)}. Start from one of them; or write "
+            "export_core(..., dense=True) for a core in the stock class, at full size, from a model that "
+            f"ATSSeq2SeqTrainer or ATSTrainer trained{narrower}."
         )
     return by_stock_class[type(model)]
 
@@ -141,7 +147,7 @@ def reference_network(model: PreTrainedModel) -> PreTrainedModel:
         reference = type(model)(config)
         if partition is not None:
             partition_structure_(reference, partition)
-    _fill(reference, {name: _in_float32(tensor) for name, tensor in model.state_dict().items()})
+    _fill(reference, {name: _in_float32(tensor) for name, tensor in model.state_dict().items()}, model)
     stored = reference.state_dict().keys()
     for name, buffer in model.named_buffers():
         if name not in stored:
@@ -165,12 +171,12 @@ def _assembled(
         state |= {f"{name}.{suffix}": tensor for suffix, tensor in tensors(layer).items()}
     with torch.device("meta"):
         network = network_class(config)
-    _fill(network, {name: tensor.detach().cpu() for name, tensor in state.items()})
+    _fill(network, {name: tensor.detach().cpu() for name, tensor in state.items()}, model)
     if network.can_generate():
         network.generation_config = copy.deepcopy(model.generation_config)
     return network
 
 
-def _fill(network: PreTrainedModel, state: Tensors) -> None:
+def _fill(network: PreTrainedModel, state: Tensors, model: PreTrainedModel) -> None:
     network.load_state_dict(state, strict=True, assign=True)
-    network.tie_weights()
+    tie_as_(network, model)

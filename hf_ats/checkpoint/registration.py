@@ -11,8 +11,11 @@ from ..travelling.pipeline_ats import ATSTranslationPipeline
 CORE_CLASSES = (
     modeling_ats.ATSMarianMTModel,
     modeling_ats.ATSBartForConditionalGeneration,
+    modeling_ats.ATSMBartForConditionalGeneration,
     modeling_ats.ATSM2M100ForConditionalGeneration,
+    modeling_ats.ATSPegasusForConditionalGeneration,
     modeling_ats.ATST5ForConditionalGeneration,
+    modeling_ats.ATSMT5ForConditionalGeneration,
 )
 
 

@@ -127,9 +127,11 @@ def _train_pieces(texts: Iterable[str], vocab_size: int, character_coverage: flo
 
 def _explain(message: str, vocab_size: int, character_coverage: float, side: str) -> str:
     text = {"joint": "the two texts", "source": "the source text", "target": "the target text"}[side]
-    if "sentences_.empty()" in message or "all_chars_count" in message:
+    found = re.search(r"too high \(\d+\).*?<= (\d+)", message)
+    # </s> and <unk> are always there.
+    if "sentences_.empty()" in message or "all_chars_count" in message or (found and int(found[1]) <= 2):
         return f"There are no words in {text}; give sentences to learn the pieces from."
-    if found := re.search(r"too high \(\d+\).*?<= (\d+)", message):
+    if found:
         return (
             f"vocab_size={vocab_size} is more than {text} can fill: the largest possible is {int(found[1]) + 1}. Set "
             "vocab_size to that or less, or give more text."

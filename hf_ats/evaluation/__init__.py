@@ -15,13 +15,16 @@ from .comparison import render_comparison, update_marked_block
 from .decoding import compare_decoding_speed, decoding_settings, decoding_speed, device_name, synchronize, translate
 from .metrics import TRANSLATION_METRIC, build_compute_metrics, compute_accuracy, score_translations
 from .networks import measure_networks, sample_translations
+from .page import report_page, write_report_page
 from .plots import plot_training
+from .provenance import installed_versions
 from .results import (
     build_results,
     fingerprint,
-    installed_versions,
+    json_text,
     read_json,
     read_results,
+    select_samples,
     weights_size,
     write_json,
     write_results,
@@ -44,6 +47,7 @@ __all__ = [
     "exported_levels",
     "fingerprint",
     "installed_versions",
+    "json_text",
     "measure_latency",
     "measure_networks",
     "parse_bytes",
@@ -54,12 +58,15 @@ __all__ = [
     "render_comparison",
     "render_levels",
     "render_table",
+    "report_page",
     "sample_translations",
     "score_translations",
+    "select_samples",
     "synchronize",
     "translate",
     "update_marked_block",
     "weights_size",
     "write_json",
+    "write_report_page",
     "write_results",
 ]

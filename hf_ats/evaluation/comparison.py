@@ -121,13 +121,16 @@ def _training_flops(group: list[dict]) -> str:
 
 
 def _ratios(results: dict) -> dict[str, str]:
-    """The ratio of each core by the name of its level, as column `r` has it; nothing for an unpartitioned network."""
+    """The size of each core by the name of its level, as column `r` has it; nothing for an unpartitioned network."""
     partition = results["partition"]
     if not partition:
         return {}
     method = "" if partition["method"] == "rank" else f"{partition['method']} "
     targets = partition.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset
     layers = f" ({targets if isinstance(targets, str) else ', '.join(targets)})" if targets else ""
+    if partition.get("ranks"):
+        least, most = min(partition["ranks"].values()), max(partition["ranks"].values())
+        return {"core": f"rank {least}" if least == most else f"ranks {least} to {most}"}
     names = names_of_levels(len(partition["ratios"]))
     return {name: f"{method}{ratio:g}{layers}" for name, ratio in zip(names, partition["ratios"], strict=False)}
 

@@ -253,4 +253,4 @@ def synchronize(device: torch.device) -> None:
 
 def device_name(device: torch.device) -> str:
     """A GPU's own name, or the kind of device."""
-    return torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

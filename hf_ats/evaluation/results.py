@@ -2,14 +2,13 @@
 
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import shlex
 import sys
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .provenance import installed_versions, without_secrets
+
 FORMAT = 1
-_PACKAGES = ("hf_ats", "torch", "transformers", "accelerate", "datasets", "evaluate", "sacrebleu", "sentencepiece")
 _SECTIONS = {
     "format": int,
     "command": str,
@@ -31,6 +31,9 @@ _SECTIONS = {
     "training": dict,
     "levels": dict,
 }
+# Not in files of earlier versions.
+_OPTIONAL_SECTIONS = {"run_id": str, "samples": list, "card": dict}
+_SAMPLE_FIELDS = ("source", "reference", "translations")
 _TRAINING_FIELDS = ("schedule", "epochs", "steps", "flops", "seconds")
 _LEVEL_FIELDS = ("parameters", "size_bytes")
 
@@ -61,6 +64,8 @@ def build_results(
     data: dict,
     training: dict,
     generation: dict | None = None,
+    samples: list[dict] | None = None,
+    card: dict | None = None,
     command: str | None = None,
     task: str = "translation",
 ) -> dict:
@@ -77,26 +82,30 @@ def build_results(
             tells it apart, such as its sizes.
         partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
         data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
-            `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`).
+            `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); as far as
+            there are such, `test_name`, the data's `config`, `source_prefix` and the tokenizer's codes of languages.
         training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
             and the `arguments` that differ from their defaults. Of a run that went on from a checkpoint `seconds` are
             those since then, and `resumed_from` names it.
         generation: how the scored translations were decoded, such as `num_beams` and `max_length`; of translation
             alone.
-        command: the command line; by default that of this process.
+        samples: a few sentences, as `select_samples` picks them; of translation alone.
+        card: what a person alone knows, for the model card: `license` and the other facts of `hf_ats.hub.facts`.
+        command: the command line; by default that of this process. Secrets in it are left out.
         task: `"translation"` or `"image-classification"`.
 
     Returns:
-        `dict` with those sections and `format`, `created` (UTC, ISO 8601) and `versions`.
+        `dict` with those sections and `format`, `run_id` (32 hexadecimal digits, of no other run), `created` (UTC,
+        ISO 8601) and `versions`.
 
     Raises:
         ValueError: there is no level, or one of them or `training` lacks a field.
     """
-    if command is None:
-        command = shlex.join(["python", *sys.argv])
+    command = without_secrets(shlex.join(["python", *sys.argv]) if command is None else command)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     results = {
         "format": FORMAT,
+        "run_id": uuid.uuid4().hex,
         "task": task,
         "command": command,
         "created": created,
@@ -108,6 +117,8 @@ def build_results(
         "training": training,
         **({} if generation is None else {"generation": generation}),
         "levels": levels,
+        **({} if samples is None else {"samples": samples}),
+        **({} if card is None else {"card": card}),
     }
     _check(results, "results")
     return results
@@ -165,9 +176,18 @@ def read_json(path: str | os.PathLike, remedy: str):
 
 def write_json(path: str | os.PathLike, value) -> None:
     """Writes one JSON file atomically; values as in `write_results`."""
+    write_text(path, json_text(value))
+
+
+def json_text(value) -> str:
+    """A value as `write_json` writes it."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes one text file, wholly or not at all; its folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # In the same folder, since only within one file system is the replacement atomic.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -202,15 +222,30 @@ def fingerprint(*columns: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([list(column) for column in columns]).encode()).hexdigest()[:16]
 
 
-def installed_versions() -> dict[str, str | None]:
-    """Version of Python and of each package that has a part in the results; None where it is not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+def select_samples(
+    sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 20
+) -> list[dict]:
+    """Sentences for people to look at, evenly spaced over the set, so that whoever picks them has no hand in it.
+
+    Args:
+        sources: the sentences, without a model's prefix.
+        references: one of each.
+        translations: by level, one of each.
+        number: how many; fewer where the set is smaller.
+
+    Returns:
+        `list[dict]`: of each `source`, `reference`, and `translations` by level.
+    """
+    number = min(number, len(sources))
+    rows = [i * len(sources) // number for i in range(number)]
+    return [
+        {
+            "source": sources[row],
+            "reference": references[row],
+            "translations": {level: texts[row] for level, texts in translations.items()},
+        }
+        for row in rows
+    ]
 
 
 def _task(results: dict) -> str:
@@ -229,6 +264,11 @@ def _check(results, what: str) -> None:
             raise ValueError(f"{what} has no section {section!r}; build_results makes all of them.")
         if not isinstance(results[section], kind):
             raise ValueError(f"{what}: section {section!r} is a {type(results[section]).__name__}.")
+    for section, kind in _OPTIONAL_SECTIONS.items():
+        if not isinstance(results.get(section, kind()), kind):
+            raise ValueError(f"{what}: section {section!r} is a {type(results[section]).__name__}.")
+    for number, sample in enumerate(results.get("samples", []), 1):
+        _check_fields(sample, _SAMPLE_FIELDS, f"{what}: sample {number}")
     _check_fields(results["training"], _TRAINING_FIELDS + task.training_fields, f"{what}: section 'training'")
     if not results["levels"]:
         raise ValueError(f"{what}: section 'levels' is empty; give the figures of at least one level.")

@@ -10,12 +10,12 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from ..checkpoint import export_level
-from ..evaluation import build_results, plot_training, write_results
+from ..evaluation import build_results, plot_training, write_report_page, write_results
 from ..partition import BatchFlopsLedger
 from .augmentation import PlainImages
 from .data import LabelledImages
 from .preparation import ImageRun
-from .table import render_run
+from .table import TASK, render_run
 from .training import count_correct, epoch_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ def report(run: ImageRun, model: PreTrainedModel, seconds: float) -> None:
             "parity": exported.parity,
         }
     if any("loss" in entry for entry in trainer.state.log_history):  # a run shorter than logging_steps has no curve
-        plot_training(trainer.state.log_history, output_dir / "training.png", title=output_dir.name)
+        plot_training(trainer.state.log_history, output_dir / "training.png", title=output_dir.name, task=TASK)
 
     train = run.parts["train"]
     results = build_results(
-        task="image-classification",
+        task=TASK,
         levels=levels,
         seed=args.seed,
         model={"name": "cifar-resnet", "class": type(model).__name__, **vars(run.network_args)},
@@ -81,8 +81,9 @@ def report(run: ImageRun, model: PreTrainedModel, seconds: float) -> None:
         },
     )
     write_results(output_dir / "results.json", results)
+    page = write_report_page(output_dir)
     print(f"\n{render_run(results)}")
-    print(f"\nWritten to {output_dir}: {', '.join([*run.directories, 'results.json'])}")
+    print(f"\nWritten to {output_dir}: {', '.join([*run.directories, 'results.json', page.name])}")
 
 
 def images_fingerprint(data: LabelledImages) -> str:

@@ -1,5 +1,6 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
+from .adapter import partition_from_adapter_
 from .batch_flops import BatchFlopsLedger
 from .config import INITS, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
@@ -19,6 +20,7 @@ from .network import (
     partitioned_layers,
     resolve_level,
     set_level,
+    tie_as_,
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
 from .presets import PRESETS, WIDTH_PRESETS
@@ -52,10 +54,12 @@ __all__ = [
     "parameters_at_level",
     "partition_",
     "partition_config",
+    "partition_from_adapter_",
     "partition_structure_",
     "partitioned_layers",
     "resolve_level",
     "set_level",
     "stock_config",
     "stock_config_dict",
+    "tie_as_",
 ]

@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 INITS = {"rank": ("svd", "random"), "width": ("first", "importance")}
-"""The methods, and the starts of each; the first is its default."""
+"""The methods, and the starts of each that a user can choose; the first is its default."""
+
+ADAPTER = "adapter"
+"""The start of cores that `partition_from_adapter_` took over from a LoRA adapter."""
 
 ROLES = ("out", "in", "both", "heads", "filled_heads", "norm")
 """What of a layer is narrower in the core: its outputs, its inputs, both, the outputs of each attention head (filled
@@ -22,10 +25,10 @@ class PartitionConfig:
             full-rank weight `W`, `LFC(x) = (V U + W) x + b` (Section 4.1 of the paper). `"width"` gives the core a
             share of the feed-forward neurons and of the query and key dimensions in each head (Section 4.2 and
             Appendix C), or of the channels of a convolutional network, with a batch normalization for each level.
-        ratios (`list[float]`, defaults to `[0.03125]`): ratios in (0, 1), increasing. By rank, a layer's core has rank
-            `max(1, round(ratio * min(in_features, out_features)))`; by width, `max(1, round(ratio * n))` of `n`
-            neurons, dimensions of a head, or channels. Several ratios make a ladder of nested cores, one level each;
-            the full network is the level above the last.
+        ratios (`list[float]`, defaults to `[0.03125]`, and to none beside `ranks`): ratios in (0, 1), increasing. By
+            rank, a layer's core has rank `max(1, round(ratio * min(in_features, out_features)))`; by width,
+            `max(1, round(ratio * n))` of `n` neurons, dimensions of a head, or channels. Several ratios make a ladder
+            of nested cores, one level each; the full network is the level above the last.
         target_modules (`list[str]` or `str`, *optional*): which modules to partition, by PEFT's rules: a list names
             whole dotted suffixes (`"fc1"` matches `encoder.layers.0.fc1`, not `encoder.layers.0.xfc1`), a string is a
             regular expression that matches the whole dotted name. `None` takes the preset of the architecture; for
@@ -39,7 +42,11 @@ class PartitionConfig:
             square. In both cases `W` is what remains. By width, `"first"` (the default): the core keeps the neurons
             and dimensions that come first; `"importance"`: those whose weights are largest (the product of the norms
             of what goes in and what comes out) are put first, for a pretrained Transformer. The full network always
-            computes what it computed before (law 3).
+            computes what it computed before (law 3). `"adapter"` is what `partition_from_adapter_` writes.
+        ranks (`dict[str, int]`, *optional*): the rank of each module's core itself, in place of `ratios` and
+            `target_modules`: whole dotted suffixes, as in their list, and the rank of what they match, by the longest
+            one that does. `{"fc1": 16, "decoder.layers.5.fc1": 64}` gives one `fc1` another rank than the rest. There
+            is one core then.
 
     Raises:
         ValueError: an argument is out of its range; the message says what to write instead.
@@ -48,27 +55,38 @@ class PartitionConfig:
 
     ```python
     >>> PartitionConfig(ratios=[0.03125, 0.25], target_modules=["fc1", "fc2"])
+    >>> PartitionConfig(ranks={"q_proj": 8, "k_proj": 8, "fc1": 32})
     >>> PartitionConfig(method="width", ratios=[0.25], target_modules=["fc1", "fc2"], init="importance")
     ```
     """
 
     method: str = "rank"
-    ratios: Sequence[float] = (0.03125,)
+    ratios: Sequence[float] | None = None
     target_modules: Sequence[str] | str | dict[str, str] | None = None
     exclude_modules: Sequence[str] | str | None = None
     init: str | None = None
+    ranks: dict[str, int] | None = None
 
     def __post_init__(self):
         if self.method not in INITS:
             raise ValueError(f"method={self.method!r} is not known; write one of {', '.join(map(repr, INITS))}.")
         if self.init is None:
             self.init = INITS[self.method][0]
-        if self.init not in INITS[self.method]:
+        if self.init == ADAPTER and self.ranks is None:
+            raise ValueError(
+                f"init={ADAPTER!r} is how partition_from_adapter_(model, adapter) starts, with the adapter's ranks; "
+                f"call that, or write one of {', '.join(map(repr, INITS[self.method]))}."
+            )
+        if self.init not in (*INITS[self.method], ADAPTER):
             raise ValueError(
                 f"init={self.init!r} is no start of method={self.method!r}; write one of "
                 f"{', '.join(map(repr, INITS[self.method]))}."
             )
-        self.ratios = self._checked_ratios(self.ratios)
+        if self.ranks is not None:
+            self._check_ranks()
+            self.ratios = []
+        else:
+            self.ratios = self._checked_ratios((0.03125,) if self.ratios is None else self.ratios)
         if isinstance(self.target_modules, dict):
             self._check_roles()
         else:
@@ -88,6 +106,27 @@ class PartitionConfig:
                 raise ValueError(
                     f"target_modules gives {suffix!r} the role {role!r}; write one of {', '.join(map(repr, ROLES))}."
                 )
+
+    def _check_ranks(self):
+        if self.method != "rank":
+            raise ValueError(
+                f"ranks={self.ranks!r} are those of method='rank'; with method={self.method!r} write ratios, such as "
+                "ratios=[0.25]."
+            )
+        for other in ("ratios", "target_modules"):
+            if getattr(self, other):
+                raise ValueError(
+                    f"ranks={self.ranks!r} say which modules get which rank, and so do "
+                    f"{other}={getattr(self, other)!r}; leave one of them out."
+                )
+        if not isinstance(self.ranks, dict) or not self.ranks:
+            raise ValueError(
+                f"ranks={self.ranks!r} give no module a rank; write a dictionary, such as ranks={{'fc1': 16}}."
+            )
+        for suffix, rank in self.ranks.items():
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                raise ValueError(f"ranks give {suffix!r} the rank {rank!r}; write a whole number of at least 1.")
+        self.ranks = dict(self.ranks)
 
     @staticmethod
     def _checked_ratios(ratios) -> list[float]:
@@ -132,7 +171,11 @@ class PartitionConfig:
         r"""A configuration from command-line flags, where every pattern is a list of words.
 
         A single word that is no dotted name (`model\.encoder\..*fc1`) is a regular expression; names stay a list.
-        Words that all have an equals sign (`up=out down=in`) give layers roles.
+        Words that all have an equals sign (`up=out down=in`) give layers roles. The words of `ranks` are a name and a
+        rank each (`fc1=16 q_proj=8`).
+
+        Raises:
+            ValueError: a word of `ranks` is none of these; and as the constructor.
         """
         targets = fields.get("target_modules")
         if targets and all(re.fullmatch(r"[\w.]+=\w+", word) for word in targets):
@@ -141,6 +184,12 @@ class PartitionConfig:
             words = fields.get(name)
             if isinstance(words, list) and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
                 fields[name] = words[0]
+        if fields.get("ranks") is not None:
+            words = fields["ranks"]
+            wrong = next((word for word in words if not re.fullmatch(r"[\w.]+=\d+", word)), None)
+            if wrong is not None:
+                raise ValueError(f"ranks={words} holds {wrong!r}; write a name and its rank, such as fc1=16.")
+            fields["ranks"] = {name: int(rank) for name, rank in (word.split("=") for word in words)}
         return cls(**fields)
 
     def to_dict(self) -> dict:
@@ -151,6 +200,11 @@ class PartitionConfig:
     def from_dict(cls, fields: dict) -> "PartitionConfig":
         """The configuration that `to_dict` wrote."""
         return cls(**fields)
+
+    @property
+    def num_cores(self) -> int:
+        """How many nested cores there are, one level each below the full network."""
+        return 1 if self.ranks is not None else len(self.ratios)
 
     def rank(self, ratio: float, in_features: int, out_features: int) -> int:
         """The rank of a layer's core at `ratio` (Section 4.1): `max(1, round(ratio * min(in, out)))`."""

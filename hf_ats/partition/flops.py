@@ -186,7 +186,9 @@ def _probe(model: nn.Module, batch: int, source: int, target: int) -> Recorder:
         "input_ids": torch.zeros(batch, source, dtype=torch.long, device=device),
         "decoder_input_ids": torch.zeros(batch, target, dtype=torch.long, device=device),
     }
-    return record(model, {**ids, "use_cache": False})
+    # transformers 4 draws which layers to drop also where none is dropped.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return record(model, {**ids, "use_cache": False})
 
 
 def _terms(source: int, target: int) -> tuple[int, ...]:

@@ -144,3 +144,17 @@ def count_exported_parameters(model: nn.Module, level: int | str) -> int:
     layers = partitioned_layers(model).values()
     own = sum(parameter.numel() for layer in layers for parameter in layer.parameters_at(level))
     return count_parameters(model, level) - own + sum(layer.exported_size(level) for layer in layers)
+
+
+def tie_as_(network: nn.Module, model: nn.Module) -> None:
+    """Ties those parameters of `network` that are one and the same in `model`, in place.
+
+    Both have these parameters by the same names. The config does not say which are tied:
+    transformers 5 has it that those of every T5 are, and most T5 have an output layer of their own.
+    """
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            owner, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(owner), attribute, network.get_parameter(known))

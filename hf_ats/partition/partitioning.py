@@ -3,12 +3,13 @@
 import copy
 from functools import cache, partial
 
+import torch
 from torch import nn
 
 from ..travelling.attention_ats import allow_narrow_keys_, check_attention
-from .config import PartitionConfig
+from .config import ADAPTER, PartitionConfig
 from .network import _unwrapped, is_partitioned, partition_config
-from .presets import find_targets
+from .presets import find_targets, longest_match
 from .rank import PartitionedRankLinear
 from .width_plan import narrowed_attentions, plan_width
 
@@ -43,7 +44,21 @@ def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
     ...     translation = model.generate(**batch)
     ```
     """
+    if config.init == ADAPTER:
+        raise ValueError(
+            f"init={ADAPTER!r} takes the factors of an adapter, and there is none here; call "
+            "partition_from_adapter_(model, adapter), or write init='svd'."
+        )
     return _replace_layers(model, config, fill=True)
+
+
+# The factors `U` (k, in) and `V` (out, k) of layers, by their names.
+Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def partition_with_factors_(model: nn.Module, config: PartitionConfig, factors: Factors) -> nn.Module:
+    """`partition_` with the factors of every layer given; `W` is the layer's weight itself."""
+    return _replace_layers(model, config, fill=True, factors=factors)
 
 
 def partition_structure_(model: nn.Module, config: PartitionConfig) -> nn.Module:
@@ -51,7 +66,9 @@ def partition_structure_(model: nn.Module, config: PartitionConfig) -> nn.Module
     return _replace_layers(model, config, fill=False)
 
 
-def _replace_layers(model: nn.Module, config: PartitionConfig, fill: bool) -> nn.Module:
+def _replace_layers(
+    model: nn.Module, config: PartitionConfig, fill: bool, factors: Factors | None = None
+) -> nn.Module:
     if is_partitioned(model):
         partition = getattr(_unwrapped(model), "_ats_partition", None) or "levels of its own"
         raise ValueError(
@@ -61,7 +78,7 @@ def _replace_layers(model: nn.Module, config: PartitionConfig, fill: bool) -> nn
     targets = find_targets(model, config)
     attentions = []
     if config.method == "rank":
-        makers = _plan_rank(config, targets)
+        makers = _plan_rank(config, targets, factors)
     else:
         makers = plan_width(model, config, targets)
         attentions = [model.get_submodule(name) for name in narrowed_attentions(model, config, targets)]
@@ -78,18 +95,28 @@ def _replace_layers(model: nn.Module, config: PartitionConfig, fill: bool) -> nn
     return model
 
 
-def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear]):
+def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear], factors: Factors | None):
     ranks = {name: _ranks(config, name, linear) for name, linear in targets.items()}
 
-    def make(linear: nn.Linear, ranks: tuple[int, ...], fill: bool) -> PartitionedRankLinear:
-        if fill:
-            return PartitionedRankLinear.from_linear(linear, ranks, config.init)
-        return PartitionedRankLinear.structure_of(linear, ranks)
+    def make(name: str, linear: nn.Linear, fill: bool) -> PartitionedRankLinear:
+        if not fill:
+            return PartitionedRankLinear.structure_of(linear, ranks[name])
+        if factors is not None:
+            return PartitionedRankLinear.from_factors(linear, *factors[name])
+        return PartitionedRankLinear.from_linear(linear, ranks[name], config.init)
 
-    return {name: partial(make, linear, ranks[name]) for name, linear in targets.items()}
+    return {name: partial(make, name, linear) for name, linear in targets.items()}
 
 
 def _ranks(config: PartitionConfig, name: str, linear: nn.Linear) -> tuple[int, ...]:
+    if config.ranks is not None:
+        rank, most = config.ranks[longest_match(config.ranks, name)], min(linear.weight.shape)
+        if rank > most:
+            raise ValueError(
+                f"ranks give {name} ({linear.out_features} x {linear.in_features}) the rank {rank}, and such a weight "
+                f"has at most {most}; write less."
+            )
+        return (rank,)
     ranks = tuple(config.rank(ratio, linear.in_features, linear.out_features) for ratio in config.ratios)
     if len(set(ranks)) < len(ranks):
         raise ValueError(

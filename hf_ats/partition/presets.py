@@ -5,7 +5,7 @@ embeddings, norms and biases are shared (Section 4.1 and Appendix C).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -73,17 +73,24 @@ def matches(pattern: Sequence[str] | str, name: str) -> bool:
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in pattern)
 
 
+def longest_match(table: Iterable[str], name: str) -> str | None:
+    """The longest of the dotted suffixes that match a name, which decides where several do; None if none does."""
+    return max((suffix for suffix in table if matches([suffix], name)), key=len, default=None)
+
+
 def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Module]:
     """The modules to partition, by dotted name, in the order of the model.
 
     The output head is left out by identity, whatever its name.
 
     Raises:
-        ValueError: no preset and no `target_modules`; an entry that matches nothing; a match that is no layer of a
-            kind that can be split, or whose weight another module shares.
+        ValueError: no preset and neither `target_modules` nor `ranks`; an entry that matches nothing; a match that is
+            no layer of a kind that can be split, or whose weight another module shares.
     """
     presets = PRESETS if config.method == "rank" else WIDTH_PRESETS
-    pattern = config.target_modules
+    argument = "target_modules" if config.ranks is None else "ranks"
+    pattern = config.target_modules if config.ranks is None else list(config.ranks)
+    given = pattern is not None
     if pattern is None:
         model_type = _model_type(model)
         if model_type not in presets:
@@ -107,17 +114,17 @@ def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Modu
     if not targets:
         linears = sorted({name.rpartition(".")[2] for name, m in named.items() if isinstance(m, nn.Linear)})
         raise ValueError(
-            f"target_modules={pattern!r} with exclude_modules={exclude!r} matches no module of "
+            f"{argument}={pattern!r} with exclude_modules={exclude!r} matches no module of "
             f"{type(model).__name__}; its linear layers end in {', '.join(linears) or '(it has none)'}."
         )
-    if config.target_modules is not None and not isinstance(pattern, str):
+    if given and not isinstance(pattern, str):
         for suffix in pattern:
             if not any(matches([suffix], name) for name in named):
                 raise ValueError(
-                    f"target_modules={list(pattern)!r}: {suffix!r} matches no module of {type(model).__name__}; "
+                    f"{argument}={list(pattern)!r}: {suffix!r} matches no module of {type(model).__name__}; "
                     "correct it or leave it out."
                 )
-    _refuse_what_cannot_be_split(model, targets, (nn.Linear,) if config.method == "rank" else None)
+    _refuse_what_cannot_be_split(model, argument, targets, (nn.Linear,) if config.method == "rank" else None)
     return targets
 
 
@@ -131,7 +138,7 @@ def find_roles(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.
     table = config.target_modules if given else WIDTH_PRESETS.get(_model_type(model), {})
     roles = {}
     for name, module in targets.items():
-        suffix = max((suffix for suffix in table if matches([suffix], name)), key=len, default=None)
+        suffix = longest_match(table, name)
         if suffix is None:
             known = f"the preset of {_model_type(model)!r} knows {', '.join(table)}" if table else "there is no preset"
             raise ValueError(
@@ -153,14 +160,16 @@ def _model_type(model: nn.Module) -> str | None:
     return getattr(getattr(model, "config", None), "model_type", None)
 
 
-def _refuse_what_cannot_be_split(model: nn.Module, targets: dict[str, nn.Module], kinds: tuple | None) -> None:
+def _refuse_what_cannot_be_split(
+    model: nn.Module, argument: str, targets: dict[str, nn.Module], kinds: tuple | None
+) -> None:
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name)
     for name, module in targets.items():
         if kinds is not None and type(module) not in kinds:
             raise ValueError(
-                f"target_modules matches {name}, a {type(module).__name__}; only plain nn.Linear layers can be "
+                f"{argument} matches {name}, a {type(module).__name__}; only plain nn.Linear layers can be "
                 "partitioned. Name the linear layers themselves, and load a quantised model in full precision."
             )
         shared = [
@@ -171,6 +180,6 @@ def _refuse_what_cannot_be_split(model: nn.Module, targets: dict[str, nn.Module]
         ]
         if shared:
             raise ValueError(
-                f"target_modules matches {name}, whose weight is shared with {', '.join(shared)}; leave it out with "
+                f"{argument} matches {name}, whose weight is shared with {', '.join(shared)}; leave it out with "
                 f"exclude_modules=[{name!r}]."
             )

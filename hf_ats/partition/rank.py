@@ -155,6 +155,24 @@ class PartitionedRankLinear(PartitionedLayer):
                 parameter.requires_grad_(False)
         return layer
 
+    @classmethod
+    def from_factors(cls, linear: nn.Linear, U: torch.Tensor, V: torch.Tensor) -> "PartitionedRankLinear":
+        """A layer of one core whose `W` and bias are `linear`'s own parameter objects, beside given factors.
+
+        Args:
+            linear: the layer to add them to; it is left as it is.
+            U: shape `(k, in_features)`, of any device and dtype; copied.
+            V: shape `(out_features, k)`, likewise.
+        """
+        layer = cls.structure_of(linear, (len(U),))
+        layer.residual.weight = linear.weight
+        with torch.no_grad():
+            layer.U[0].copy_(U)
+            layer.V[0].copy_(V)
+        for share in (layer.U[0], layer.V[0]):
+            share.requires_grad_(linear.weight.requires_grad)
+        return layer
+
     @property
     def weight(self) -> nn.Parameter:
         """`W`, the full-rank weight that only the full level uses; shape `(out_features, in_features)`."""

@@ -1,7 +1,8 @@
 """The flags of a run: which model, on what data, with which cores, trained how."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from ..architectures import ARCHITECTURES
 from ..partition.config import INITS, ROLES
@@ -17,6 +18,14 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A pretrained sequence-to-sequence model: a directory or an id of the Hub."}
+    )
+    adapter_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A LoRA adapter for that model (default: for the one that it names itself), whose A and B become "
+            "the core's U and V: the partitioned model begins as the adapted one. In the place of --ratios and the "
+            "other flags of the partition."
+        },
     )
     architecture: str | None = field(
         default=None,
@@ -81,7 +90,10 @@ class DataArguments:
         },
     )
     max_target_length: int | None = field(default=None, metadata={"help": "Most tokens of a target, likewise."})
-    source_prefix: str = field(default="", metadata={"help": "Text before every source, which T5 needs."})
+    source_prefix: str | None = field(
+        default=None,
+        metadata={"help": "Text before every source, which T5 needs; kept in the exports (default: the model's own)."},
+    )
     tokenizer_source_lang: str | None = field(
         default=None, metadata={"help": "Code of the source language in a multilingual tokenizer, such as deu_Latn."}
     )
@@ -106,11 +118,18 @@ class PartitionArguments:
             "choices": [*INITS, "none"],
         },
     )
-    ratios: list[float] = field(
-        default_factory=lambda: [0.03125],
+    ratios: list[float] | None = field(
+        default=None,
         metadata={
             "help": "Sizes of the cores, increasing, each in (0, 1): the share of the rank, or by width of the "
-            "neurons and of each head's dimensions."
+            "neurons and of each head's dimensions (default: 0.03125)."
+        },
+    )
+    ranks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The rank of each module's core itself, in the place of --ratios and --target_modules: a suffix "
+            "of names and a rank each, as fc1=16 decoder.layers.5.fc1=64."
         },
     )
     target_modules: list[str] | None = field(
@@ -132,31 +151,93 @@ class PartitionArguments:
     )
 
 
+@dataclass
+class CardArguments:
+    """What the model cards say that no measurement finds."""
+
+    _argument_group_name = "the model cards, which --push_to_hub needs and scripts/push_to_hub.py takes later too"
+
+    license: str | None = field(
+        default=None, metadata={"help": "Under which others may use the models: an identifier such as apache-2.0."}
+    )
+    license_name: str | None = field(
+        default=None, metadata={"help": "With --license other: its name, such as my-license-1.0."}
+    )
+    license_link: str | None = field(default=None, metadata={"help": "With --license other: the page of its text."})
+    card_datasets: list[str] | None = field(
+        default=None,
+        metadata={"help": "Ids of the data on the Hub (default: --dataset_name, where that is no directory)."},
+    )
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "Id of the base model on the Hub (default: --model_name_or_path, likewise)."},
+    )
+    card_languages: list[str] | None = field(
+        default=None,
+        metadata={"help": "Codes of source and target by ISO 639, where the data's own names are none, as src, tgt."},
+    )
+
+    def facts(self, dataset_name: str | None, model_name: str | None) -> dict:
+        """The facts of the cards, as `hf_ats.hub.facts` has them.
+
+        Args:
+            dataset_name: what the data were loaded by, unless from text files.
+            model_name: what the model was loaded by, unless it is from scratch.
+        """
+        on_hub = [name if name and not Path(name).exists() else None for name in (dataset_name, model_name)]
+        facts = {
+            "license": self.license,
+            "license_name": self.license_name,
+            "license_link": self.license_link,
+            "datasets": self.card_datasets or ([on_hub[0]] if on_hub[0] else None),
+            "base_model": self.base_model or on_hub[1],
+            "languages": self.card_languages,
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+# The flags that a pretrained model takes the place of.
+_SHAPE = ("layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies")
+
+
 def parse_flags(description: str, argv: Sequence[str] | None = None):
-    """The four groups of flags of the command line, as dataclasses.
+    """The groups of flags of the command line, as dataclasses.
 
     Args:
         description: what `--help` shows above them.
         argv: the words of the command line; by default those that this process was called with.
 
     Returns:
-        `(ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments, Recipe or None)`. A
-        contradiction among the flags ends the program with a sentence.
+        `(ModelArguments, DataArguments, PartitionArguments, CardArguments, ATSSeq2SeqTrainingArguments, Recipe or
+        None)`. A contradiction among the flags ends the program with a sentence.
     """
-    parser = FlagParser((ModelArguments, DataArguments, PartitionArguments, ATSSeq2SeqTrainingArguments), description)
-    model_args, data_args, partition_args, args, recipe = parser.parse(argv)
-    if model_args.model_name_or_path is not None and model_args.architecture is not None:
-        parser.error(
-            f"--model_name_or_path {model_args.model_name_or_path} and --architecture {model_args.architecture} are "
-            "two models; give one of them."
-        )
-    if model_args.model_name_or_path is not None:
-        for name in ("layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"):
+    groups = (ModelArguments, DataArguments, PartitionArguments, CardArguments, ATSSeq2SeqTrainingArguments)
+    parser = FlagParser(groups, description)
+    model_args, data_args, partition_args, card_args, args, recipe = parser.parse(argv)
+    for source in ("model_name_or_path", "adapter_name_or_path"):
+        pretrained = getattr(model_args, source)
+        if pretrained is not None and model_args.architecture is not None:
+            parser.error(
+                f"--{source} {pretrained} and --architecture {model_args.architecture} are two models; give one of "
+                "them."
+            )
+        for name in _SHAPE if pretrained is not None else ():
             if getattr(model_args, name):
                 parser.error(
-                    f"--{name} {getattr(model_args, name)} shapes a model from scratch, and --model_name_or_path "
-                    f"{model_args.model_name_or_path} has its own; leave one of them out."
+                    f"--{name} {getattr(model_args, name)} shapes a model from scratch, and --{source} {pretrained} "
+                    "has its own; leave one of them out."
                 )
-    else:
+    if model_args.adapter_name_or_path is not None:
+        for one in fields(PartitionArguments):
+            if one.name in parser.given:
+                parser.error(
+                    f"--{one.name} {_as_words(getattr(partition_args, one.name))} describes a partition, and "
+                    f"--adapter_name_or_path {model_args.adapter_name_or_path} brings its own; leave one of them out."
+                )
+    elif model_args.model_name_or_path is None:
         model_args.architecture = model_args.architecture or "tiny"
-    return model_args, data_args, partition_args, args, recipe
+    return model_args, data_args, partition_args, card_args, args, recipe
+
+
+def _as_words(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

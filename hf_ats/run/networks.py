@@ -77,3 +77,20 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
     if isinstance(model, MarianMTModel) and not model.get_output_embeddings().weight[config.pad_token_id].any():
         keep_pad_row_zero_(model)  # as published Marian models have it, and CTranslate2 expects
     return AutoTokenizer.from_pretrained(name), model
+
+
+def base_of_adapter(adapter: str) -> str:
+    """What an adapter names as the model that it was trained on.
+
+    Raises:
+        OSError, ValueError: there is no adapter, or it names no model.
+    """
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"--adapter_name_or_path {adapter} names no base model; give the one that it was trained on by "
+            "--model_name_or_path."
+        )
+    return base

@@ -13,13 +13,15 @@ from ..data import (
     load_corpus,
     sequence_lengths,
     set_languages_,
+    set_source_prefix_,
     tokenize_corpus,
 )
 from ..evaluation import build_compute_metrics, decoding_settings
-from ..partition import PartitionConfig, partition_
+from ..hub.facts import check_facts, hub_languages
+from ..partition import PartitionConfig, partition_, partition_config, partition_from_adapter_
 from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition
-from .flags import DataArguments, ModelArguments, PartitionArguments
-from .networks import from_pretrained, from_scratch
+from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments
+from .networks import base_of_adapter, from_pretrained, from_scratch
 from .recipes import Recipe
 from .start import start
 
@@ -37,7 +39,7 @@ class Run:
     trainer: ATSSeq2SeqTrainer
     directories: dict[str, Path]  # of the exports, by level
     generation: dict  # how the flags say to decode; None where the model's generation config decides
-    arguments: dict  # those of the training that differ from their defaults
+    card: dict  # facts of the model cards
     recipe: Recipe | None
 
 
@@ -45,11 +47,16 @@ def prepare(
     model_args: ModelArguments,
     data_args: DataArguments,
     partition_args: PartitionArguments,
+    card_args: CardArguments,
     args: ATSSeq2SeqTrainingArguments,
     recipe: Recipe | None = None,
 ) -> Run:
     """Load, build, tokenize; raises OSError or ValueError where flags, files and model do not fit."""
-    begun = start(args, partition_args)
+    adapter = model_args.adapter_name_or_path
+    if adapter is not None and model_args.model_name_or_path is None:
+        model_args.model_name_or_path = base_of_adapter(adapter)
+    card = check_card(card_args, model_args, data_args, required=args.push_to_hub)
+    begun = start(args, partition_args, from_adapter=adapter is not None)
     partition, directories = begun.partition, begun.directories
 
     with args.main_process_first(desc="loading the corpus"):
@@ -74,12 +81,16 @@ def prepare(
         else:
             tokenizer, model = from_pretrained(model_args, args)
         set_languages_(model, tokenizer, data_args.tokenizer_source_lang, data_args.tokenizer_target_lang)
+        data_args.source_prefix = set_source_prefix_(model, data_args.source_prefix)
         tokenized = tokenize(corpus, test, tokenizer, longest_input(model.config), data_args)
 
-    if partition is not None:
+    if adapter is not None:
+        partition_from_adapter_(model, adapter)
+        partition = partition_config(model)
+    elif partition is not None:
         partition_(model, partition)
-        if set(directories) != {"full"}:
-            check_core_class(model)
+    if partition is not None and set(directories) != {"full"}:
+        check_core_class(model)
     if args.resume_from_checkpoint is not None:
         refuse_another_partition(args.resume_from_checkpoint, model)
     generation = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length}
@@ -119,9 +130,24 @@ def prepare(
         trainer=trainer,
         directories=directories,
         generation=generation,
-        arguments=begun.arguments,
+        card=card,
         recipe=recipe,
     )
+
+
+def check_card(card_args: CardArguments, model_args: ModelArguments, data_args: DataArguments, required: bool) -> dict:
+    """The facts of the model cards.
+
+    Raises:
+        ValueError: one is not what the Hub takes, or `required` and not given.
+    """
+    facts = card_args.facts(data_args.dataset_name, model_args.model_name_or_path)
+    where = "--push_to_hub needs model cards" if required else "the model cards"
+    facts = check_facts(facts, where, complete=required)
+    if required and "languages" not in facts:
+        codes = (data_args.tokenizer_source_lang, data_args.tokenizer_target_lang)
+        hub_languages(data_args.source_lang, data_args.target_lang, codes)
+    return facts
 
 
 def tokenize(corpus, test: str, tokenizer, positions: int, data_args: DataArguments) -> dict:

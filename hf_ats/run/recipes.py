@@ -57,6 +57,7 @@ class FlagParser(HfArgumentParser):
     """
 
     def __init__(self, groups: Sequence[type], description: str):
+        self.given: set[str] = set()
         super().__init__(
             groups,
             usage="%(prog)s --output_dir DIR [--recipe NAME] [--flag value ...]",
@@ -70,7 +71,7 @@ class FlagParser(HfArgumentParser):
         )
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple:
-        """The flags of the command line, over those of its recipe.
+        """The flags of the command line, over those of its recipe; `given` then names those that either has.
 
         Args:
             argv: the words; by default those that this process was called with.
@@ -82,6 +83,7 @@ class FlagParser(HfArgumentParser):
         name = self.parse_args(argv).recipe
         try:
             written = {} if name is None else self.read(name)
+            self.given = self._on_the_command_line(argv) | set(written)
             self.set_defaults(**written)
             flags = vars(self.parse_args(argv))
             del flags["recipe"]
@@ -92,6 +94,12 @@ class FlagParser(HfArgumentParser):
             return *groups, None
         values = {key: flags[key] for key in written}
         return *groups, Recipe(name, values, [key for key in written if values[key] != written[key]])
+
+    def _on_the_command_line(self, argv: Sequence[str] | None) -> set[str]:
+        # argparse sets a default only where the namespace has nothing yet.
+        unset = object()
+        names = argparse.Namespace(**{action.dest: unset for action in self._actions})
+        return {name for name, value in vars(self.parse_args(argv, names)).items() if value is not unset}
 
     def read(self, name: str) -> dict[str, Any]:
         """The flags that a recipe sets, with values of the types that the command line would give.

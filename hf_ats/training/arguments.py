@@ -3,9 +3,16 @@
 from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..data.batches import COUNTS
+from .publishing import refuse_hub_strategy
 from .schedules import SCHEDULES
+
+_HUB_STRATEGY_HELP = (
+    "When --push_to_hub publishes. 'end': both networks, when training is over; transformers' other choices would "
+    "publish the partitioned model."
+)
 
 
 # Fields of a base class that comes last in the method resolution order stand first, in a command's help for one;
@@ -70,6 +77,7 @@ class _AlternatingArguments:
         if self.weight_decay_on not in ("weights", "all"):
             raise ValueError(f"weight_decay_on={self.weight_decay_on!r} is not known; write 'weights' or 'all'.")
         self._check_warmup()
+        refuse_hub_strategy(self)
         if not getattr(self, "average_tokens_across_devices", True):
             raise ValueError(
                 "average_tokens_across_devices=False makes the loss depend on how a batch is cut between processes; "
@@ -131,13 +139,15 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
             rule, which leaves out biases and layer norms. `"all"`: every parameter that is trained, as the code base
             behind the paper does.
 
-    Changed defaults: `ddp_find_unused_parameters` is False, and `metric_for_best_model` names the full network's
-    loss (`"full_loss"`), since every metric carries its level.
+    Changed defaults: `ddp_find_unused_parameters` is False; `metric_for_best_model` names the full network's loss
+    (`"full_loss"`), since every metric carries its level; `hub_strategy` is `"end"`, the only one there is.
 
     Raises:
         ValueError: an argument is out of its range, or would break the independence of the loss from how a batch is
             cut.
     """
+
+    hub_strategy: HubStrategy | str = field(default="end", metadata={"help": _HUB_STRATEGY_HELP})
 
     def __post_init__(self):
         self._note_given()
@@ -175,6 +185,8 @@ class ATSSeq2SeqTrainingArguments(Seq2SeqTrainingArguments, _TokenBudgetArgument
         max_tokens_counts (`str`, defaults to `"both"`): `"longest"` counts the longer one of the padded source and
             target instead of their sum, as the code base behind the paper does: up to twice as many sentences.
     """
+
+    hub_strategy: HubStrategy | str = field(default="end", metadata={"help": _HUB_STRATEGY_HELP})
 
     def __post_init__(self):
         self._note_given()

@@ -24,6 +24,7 @@ from ..partition import (
     partition_structure_,
     partitioned_layers,
     stock_config,
+    tie_as_,
 )
 
 if TYPE_CHECKING:  # inference does without accelerate, and imports this too
@@ -144,7 +145,7 @@ def gathered_copy(model: nn.Module, accelerator: "Accelerator", model_class: typ
     if partition is not None:
         partition_structure_(whole_model, partition)
     whole_model.load_state_dict(state, assign=True)
-    whole_model.tie_weights()
+    tie_as_(whole_model, model)
     whole_model.generation_config = copy.deepcopy(model.generation_config)
     return whole_model.eval()
 

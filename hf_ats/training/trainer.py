@@ -15,6 +15,7 @@ from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .by_level import ReportsByLevel
 from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
+from .publishing import PublishesRuns
 from .reduction import all_reduce_gradients, broadcast_statistics
 from .refusals import (
     refuse_another_partition,
@@ -26,7 +27,7 @@ from .schedules import levels_at_step, trained_levels
 from .sharding import frozen, gathered_copy, is_sharded, prepare_sharding_
 
 
-class _AlternatingTrainerMixin(ReportsByLevel):
+class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
     """Runs each optimizer step at the levels of the schedule, and logs, evaluates and counts by level.
 
     Outside its steps and its evaluation the model is at the level that the user left it at. An unpartitioned model is
@@ -284,7 +285,8 @@ class ATSTrainer(_AlternatingTrainerMixin, Trainer):
         ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP
             version 1 (version 2 is supported) and some options of version 2, nn.DataParallel, a model on several
             devices, layer dropping on several processes, an unpartitioned model with another schedule than `"full"`,
-            a `metric_for_best_model` that names no trained level; in `train`, for a checkpoint of another partition;
+            a `metric_for_best_model` that names no trained level, `push_to_hub` of a model that does not translate; in
+            `train`, for a checkpoint of another partition;
             under FSDP, in `evaluate` and `predict` before `train`, and in a second `train`.
     """
 

@@ -15,12 +15,21 @@ from transformers import (
     M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
-from transformers.utils import cached_file
 
 from .attention_ats import allow_narrow_keys_
+
+# transformers caches a checkpoint's code as files import each other; so all are there to be saved again, also when
+# the Hub is out of reach, its repository has changed, or a pipeline was never used.
+from .pipeline_ats import ATSTranslationPipeline  # noqa: F401
 
 FILES = ("modeling_ats.py", "attention_ats.py", "pipeline_ats.py")
 
@@ -150,10 +159,7 @@ class CoreModel:
         """As for any Transformers model; the files of code come along, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)
         for name in FILES:
-            source = Path(__file__).with_name(name)
-            if not source.exists():  # transformers caches each file of a checkpoint's code only when it is first used
-                source = Path(cached_file(self.config.name_or_path, name))
-            Path(save_directory, name).write_bytes(source.read_bytes())
+            Path(save_directory, name).write_bytes(Path(__file__).with_name(name).read_bytes())
 
 
 class ATSMarianConfig(CoreConfig, MarianConfig):
@@ -182,6 +188,19 @@ class ATSBartForConditionalGeneration(CoreModel, BartForConditionalGeneration):
     config_class = ATSBartConfig
 
 
+class ATSMBartConfig(CoreConfig, MBartConfig):
+    """`MBartConfig` and where it is smaller."""
+
+    model_type = "ats_mbart"
+    core_class = "ATSMBartForConditionalGeneration"
+
+
+class ATSMBartForConditionalGeneration(CoreModel, MBartForConditionalGeneration):
+    """The core of an `MBartForConditionalGeneration`, also of mBART-50."""
+
+    config_class = ATSMBartConfig
+
+
 class ATSM2M100Config(CoreConfig, M2M100Config):
     """`M2M100Config` and where it is smaller."""
 
@@ -195,6 +214,19 @@ class ATSM2M100ForConditionalGeneration(CoreModel, M2M100ForConditionalGeneratio
     config_class = ATSM2M100Config
 
 
+class ATSPegasusConfig(CoreConfig, PegasusConfig):
+    """`PegasusConfig` and where it is smaller."""
+
+    model_type = "ats_pegasus"
+    core_class = "ATSPegasusForConditionalGeneration"
+
+
+class ATSPegasusForConditionalGeneration(CoreModel, PegasusForConditionalGeneration):
+    """The core of a `PegasusForConditionalGeneration`."""
+
+    config_class = ATSPegasusConfig
+
+
 class ATST5Config(CoreConfig, T5Config):
     """`T5Config` and where it is smaller."""
 
@@ -206,3 +238,16 @@ class ATST5ForConditionalGeneration(CoreModel, T5ForConditionalGeneration):
     """The core of a `T5ForConditionalGeneration`."""
 
     config_class = ATST5Config
+
+
+class ATSMT5Config(CoreConfig, MT5Config):
+    """`MT5Config` and where it is smaller."""
+
+    model_type = "ats_mt5"
+    core_class = "ATSMT5ForConditionalGeneration"
+
+
+class ATSMT5ForConditionalGeneration(CoreModel, MT5ForConditionalGeneration):
+    """The core of an `MT5ForConditionalGeneration`."""
+
+    config_class = ATSMT5Config

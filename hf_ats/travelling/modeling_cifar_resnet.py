@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
-from transformers.utils import cached_file
 
 _FILE = "modeling_cifar_resnet.py"
 _MODEL_TYPE = "ats_cifar_resnet"
@@ -80,7 +79,4 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
     def save_pretrained(self, save_directory, **kwargs):
         """As for any Transformers model; the file of code comes along, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)
-        source = Path(__file__)
-        if source.name != _FILE:  # under another name in transformers' cache of checkpoints' code
-            source = Path(cached_file(self.config.name_or_path, _FILE))
-        Path(save_directory, _FILE).write_bytes(source.read_bytes())
+        Path(save_directory, _FILE).write_bytes(Path(__file__).read_bytes())

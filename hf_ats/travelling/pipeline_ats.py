@@ -7,6 +7,8 @@ import sys
 
 from transformers import Pipeline
 
+_FIRST_WORDS = ("forced_bos_token_id", "decoder_start_token_id")
+
 
 def with_generation_defaults(model, tokenizer, generate_kwargs: dict) -> dict:
     """What to hand to `model.generate`: the arguments given, and defaults for what its generation config leaves open.
@@ -36,6 +38,37 @@ def longest_input(config) -> int:
     return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
+def language_codes(tokenizer) -> dict[str, int]:
+    """The languages that a multilingual tokenizer has codes for, with the codes' ids; of any other tokenizer none.
+
+    They are named as the tokenizer's `src_lang` and `tgt_lang` name them: `"deu_Latn"` (NLLB), `"de_DE"` (mBART),
+    `"de"` (M2M100).
+    """
+    if not hasattr(tokenizer, "src_lang"):
+        return {}
+    tokens = getattr(tokenizer, "lang_code_to_token", None)  # M2M100 writes __de__ for de
+    if tokens is None:
+        others = {token for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
+        tokens = {token: token for token in tokenizer.all_special_tokens if token not in others and "<" not in token}
+    return dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens.values())), strict=True))
+
+
+def language_id(tokenizer, language: str) -> int:
+    """The id of a language's code.
+
+    Raises:
+        ValueError: a multilingual tokenizer has no such code; the message names codes that it has.
+    """
+    codes = language_codes(tokenizer)
+    if language not in codes:
+        near = [code for code in codes if code[:2] == str(language)[:2]] or list(codes)[:12]
+        raise ValueError(
+            f"{language!r} is no language code of this {type(tokenizer).__name__}; it has {len(codes)}, such as "
+            f"{', '.join(near)}."
+        )
+    return codes[language]
+
+
 class ATSTranslationPipeline(Pipeline):
     """Translates texts with a sequence-to-sequence model.
 
@@ -43,7 +76,9 @@ class ATSTranslationPipeline(Pipeline):
     `pipeline("translation", model=...)`, or `pipeline("translation_de_to_en", model=...)` to name the languages.
 
     Args:
-        src_lang, tgt_lang (`str`, *optional*): the languages, for multilingual models; others ignore them.
+        src_lang, tgt_lang (`str`, *optional*): the languages, by the codes of a multilingual model's tokenizer; by
+            default those that the tokenizer names, which of a trained model are those that it was trained for. Other
+            models ignore them.
         truncation (`bool`, defaults to `False`): cut texts that are longer than the model's positions, instead of
             raising `ValueError`.
         clean_up_tokenization_spaces (`bool`, defaults to `False`): as in `tokenizer.decode`.
@@ -110,11 +145,7 @@ class ATSTranslationPipeline(Pipeline):
         options = {"return_tensors": "pt", "truncation": truncation}
         if truncation:
             options["max_length"] = min(self._positions, self.tokenizer.model_max_length)
-        build = getattr(self.tokenizer, "_build_translation_inputs", None)  # the multilingual tokenizers have it
-        if build is not None:
-            inputs = build(text, src_lang=src_lang, tgt_lang=tgt_lang, **options)
-        else:
-            inputs = self.tokenizer(text, **options)
+        inputs = self._encode(text, src_lang, tgt_lang, options)
         inputs.pop("token_type_ids", None)
         tokens = inputs["input_ids"].shape[-1]
         if tokens > self._positions:
@@ -124,11 +155,43 @@ class ATSTranslationPipeline(Pipeline):
             )
         return inputs
 
+    def _encode(self, text, src_lang, tgt_lang, options):
+        """The text in tokens, and for `generate` the id of the word that a translation begins with, if it is told."""
+        tokenizer = self.tokenizer
+        if not language_codes(tokenizer):
+            return tokenizer(text, **options)
+        first_word = self._first_word(tgt_lang or tokenizer.tgt_lang)
+        own = tokenizer.src_lang
+        if src_lang is not None:
+            language_id(tokenizer, src_lang)
+            tokenizer.src_lang = src_lang
+        try:
+            return {**tokenizer(text, **options), **first_word}
+        finally:
+            if src_lang is not None:  # the languages of one call are not those of the next
+                tokenizer.src_lang = own
+
+    def _first_word(self, tgt_lang) -> dict[str, int]:
+        config = self.model.generation_config
+        usual = (None, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self.tokenizer.pad_token_id)
+        # Most decoders start with one of these and are made to write the code; that of the first mBART starts with it.
+        name = _FIRST_WORDS[config.decoder_start_token_id not in usual]
+        if tgt_lang is not None:
+            return {name: language_id(self.tokenizer, tgt_lang)}
+        if getattr(config, name) is None:
+            raise ValueError(
+                "this model translates between many languages, and neither the call nor the tokenizer says into "
+                "which; name both by their codes, translate(text, src_lang=..., tgt_lang=...), of which there are "
+                f"{', '.join(list(language_codes(self.tokenizer))[:12])} ..."
+            )
+        return {}
+
     def _forward(self, model_inputs, **generate_kwargs):
-        first_word = model_inputs.pop("forced_bos_token_id", None)
-        if first_word is not None:  # a list, one for each text, where the pipeline has made a batch
-            first_word = first_word[0] if isinstance(first_word, list) else first_word
-            generate_kwargs = {"forced_bos_token_id": first_word, **generate_kwargs}
+        for name in _FIRST_WORDS:
+            first_word = model_inputs.pop(name, None)
+            if first_word is not None:  # a list, one for each text, where the pipeline has made a batch
+                first_word = first_word[0] if isinstance(first_word, list) else first_word
+                generate_kwargs = {name: first_word, **generate_kwargs}
         ids = self.model.generate(**model_inputs, **self._with_defaults(generate_kwargs))
         return {"output_ids": ids.reshape(model_inputs["input_ids"].shape[0], -1, ids.shape[-1])}
 

@@ -14,6 +14,7 @@ from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.training import ATSSeq2SeqTrainer
 from tests.models import partitioned
 from tests.training import SequentialTrainer, make_trainer, sentences, train_pictures
+from tests.versions import BEFORE_5
 
 
 class FindsUnusedParameters(SequentialTrainer):
@@ -21,7 +22,10 @@ class FindsUnusedParameters(SequentialTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.accelerator.ddp_handler.find_unused_parameters = True
+        if BEFORE_5:  # where the handler is made from the arguments when training begins
+            self.args.ddp_find_unused_parameters = True
+        else:
+            self.accelerator.ddp_handler.find_unused_parameters = True
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         (level,) = self.levels_at_step(self.state.global_step)

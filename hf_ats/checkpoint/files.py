@@ -1,0 +1,58 @@
+"""The files of exports, in the words that both supported versions of transformers, 4.57 and 5, read alike."""
+
+import json
+from pathlib import Path
+
+import transformers
+from transformers import BaseImageProcessor, MT5Config, PreTrainedModel, PreTrainedTokenizerBase, T5Config
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import CONFIG_NAME
+
+_VERSION = int(transformers.__version__.partition(".")[0])
+
+
+def save_network(network: PreTrainedModel, directory: Path) -> None:
+    """Writes a network as its `save_pretrained` does, but for one thing that version 5 alone would read back.
+
+    T5 and mT5 either multiply the states before the output layer by `d_model ** -0.5` or do not. Version 4 multiplies
+    where the config says that the embeddings are tied; version 5 says so in any case, and has other ways to know. So a
+    network that does not multiply is written as version 4 had it: not tied, with an output layer of its own, which
+    version 5 ties again if it is the same.
+    """
+    if _VERSION < 5 or not _is_unscaled_t5(network.config):
+        network.save_pretrained(directory)
+        return
+    state = network.state_dict()
+    state["lm_head.weight"] = state["lm_head.weight"].clone()  # else it is left out, as one of two tied weights
+    network.save_pretrained(directory, state_dict=state)
+    _rewrite(directory / CONFIG_NAME, lambda config: config | {"tie_word_embeddings": False})
+
+
+def _is_unscaled_t5(config) -> bool:
+    return isinstance(config, MT5Config) or (isinstance(config, T5Config) and not config.scale_decoder_outputs)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase | BaseImageProcessor, directory: Path) -> None:
+    """Writes the files of a tokenizer, or of a processor of images.
+
+    Version 5 has new names for two things, which version 4 does not know and version 5 reads under the old ones too:
+    the list of further special tokens (the language codes of NLLB, the sentinels of T5) and the class of a tokenizer
+    that is its `tokenizer.json` and nothing else.
+    """
+
+    def in_old_words(config: dict) -> dict:
+        if isinstance(config.get("extra_special_tokens"), list):
+            further = config.pop("extra_special_tokens")
+            config |= {"additional_special_tokens": further} if further else {}
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        return config
+
+    tokenizer.save_pretrained(directory)
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        _rewrite(directory / TOKENIZER_CONFIG_FILE, in_old_words)
+
+
+def _rewrite(path: Path, change) -> None:
+    config = change(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

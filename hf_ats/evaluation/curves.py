@@ -1,0 +1,84 @@
+"""The course of a training run, level by level, as what every picture of it is drawn from."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .tables import unique
+
+# The colours of Okabe and Ito, which the colour-blind tell apart; both ends of a ladder keep theirs in every picture.
+_END_COLORS = {"full": "#0072B2", "core": "#D55E00"}
+_BETWEEN_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LOSS_UNITS = {"translation": "loss per target token (nats)", "image-classification": "loss per image (nats)"}
+# Panels by what they show: title, unit (None: that of the loss), and key in the logs.
+_LOGGED = (
+    ("Training loss", None, re.compile(r"loss_(?P<level>\w+)")),
+    ("Validation loss", None, re.compile(r"eval_(?P<level>\w+)_loss")),
+    ("Validation BLEU", "BLEU (0 to 100)", re.compile(r"eval_(?P<level>\w+)_bleu")),
+    ("Validation chrF", "chrF (0 to 100)", re.compile(r"eval_(?P<level>\w+)_chrf")),
+    ("Validation accuracy", "accuracy (%)", re.compile(r"eval_(?P<level>\w+)_accuracy")),
+)
+MANY_POINTS = 200  # of a curve: its running mean is drawn over the values
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity over the optimizer steps."""
+
+    title: str
+    unit: str
+    series: dict[str, list[tuple[int, float]]]  # (step, value) by level, smallest core first; NaN is a gap
+
+
+def training_panels(log_history: Sequence[dict], task: str = "translation") -> list[Panel]:
+    """What was logged of the levels, one panel for each quantity that was logged at all.
+
+    Args:
+        log_history: `trainer.state.log_history`, with the keys `loss_<level>`, `eval_<level>_loss`,
+            `eval_<level>_bleu`, `eval_<level>_chrf` and `eval_<level>_accuracy`. None is taken for a NaN, and so is an
+            infinite value.
+        task: of the run, as in its results.
+    """
+    panels = []
+    for title, unit, key in _LOGGED:
+        series = _series(log_history, key)
+        if series:
+            ordered = {level: series[level] for level in order_levels(series)}
+            panels.append(Panel(title, unit or _LOSS_UNITS[task], ordered))
+    return panels
+
+
+def order_levels(names: Iterable[str]) -> list[str]:
+    """The different names of levels, from the smallest core to the full network."""
+    return sorted(unique(names), key=lambda name: (name == "full", name != "core", len(name), name))
+
+
+def level_colors(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each of the ordered levels, as `#RRGGBB`."""
+    between = iter(_BETWEEN_COLORS * len(names))
+    return {name: _END_COLORS.get(name) or next(between) for name in names}
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """The mean over a window of a twentieth of the values, centred, shorter at both ends; gaps are left out."""
+    import numpy as np
+
+    values = np.asarray(values, dtype=float)
+    half = max(1, len(values) // 40)
+    # Not from cumulative sums: after one loss of 1e20 these have lost everything that is small.
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    finite = (window[np.isfinite(window)] for window in windows)
+    return [float(window.mean()) if len(window) else float("nan") for window in finite]
+
+
+def _series(log_history: Sequence[dict], key: re.Pattern) -> dict[str, list[tuple[int, float]]]:
+    """`(step, value)` of each level whose key matches, in the order of the log."""
+    series = defaultdict(list)
+    for entry in log_history:
+        for name, value in entry.items():
+            if match := key.fullmatch(name):
+                number = float("nan") if value is None else float(value)
+                series[match["level"]].append((entry["step"], number if math.isfinite(number) else float("nan")))
+    return dict(series)

@@ -1,0 +1,8 @@
+"""From a run to the Hub: its models in a repository each, with cards that are rendered from what the run found."""
+
+from .account import check_access
+from .errors import PushError
+from .push import PushedRepository, push_run
+from .stage import stage_run
+
+__all__ = ["PushError", "PushedRepository", "check_access", "push_run", "stage_run"]

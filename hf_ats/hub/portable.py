@@ -1,0 +1,59 @@
+"""Paths as other people may see them: without the folders of the machine that a run was on."""
+
+import os
+import re
+import shlex
+from pathlib import PurePosixPath
+
+_WIDTH = 90  # after which the next flag begins a line
+
+
+def portable(text: str) -> str:
+    """A path that is absolute or leaves the working directory becomes its last two parts; all else stays.
+
+    Example:
+
+    ```python
+    >>> portable("/home/ann/data/multi30k/train")
+    'multi30k/train'
+    ```
+    """
+    if not re.match(r"(/|~|\.\./|[A-Za-z]:[\\/])", text):
+        return text
+    parts = [part for part in PurePosixPath(text.replace(os.sep, "/")).parts if part not in ("/", "..")]
+    return "/".join(parts[-2:])
+
+
+def portable_results(results: dict) -> dict:
+    """A run's results with portable paths in what says how they were found; doing it again changes nothing."""
+
+    def shortened(value):
+        if isinstance(value, dict):
+            return {name: one if name == "source_prefix" else shortened(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [shortened(one) for one in value]
+        return portable(value) if isinstance(value, str) else value
+
+    of_machine = {name: shortened(results[name]) for name in ("model", "data", "training")}
+    command = shlex.join(_portable_word(word) for word in shlex.split(results["command"]))
+    return {**results, **of_machine, "command": command}
+
+
+def portable_command(command: str) -> str | None:
+    """The command line of a training script with portable paths, in lines; None for any other, as a notebook's."""
+    words = shlex.split(command)
+    if not any(word.endswith("train_translation.py") for word in words):
+        return None
+    lines, line = [], []
+    for word in (shlex.quote(_portable_word(word)) for word in words):
+        # A flag stays with its values.
+        if line and word.startswith("--") and len(" ".join([*line, word])) > _WIDTH:
+            lines.append(" ".join(line))
+            line = []
+        line.append(word)
+    return " \\\n    ".join([*lines, " ".join(line)])
+
+
+def _portable_word(word: str) -> str:
+    flag, given, value = word.partition("=")
+    return f"{flag}={portable(value)}" if given and flag.startswith("--") else portable(word)
