@@ -19,7 +19,7 @@ from hf_ats.hub.portable import portable_results
 
 
 def main() -> None:
-    """Render the card of every level that the run has an export of."""
+    """Render the card of every level."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run_directory", type=Path, required=True, help="the --output_dir of a training run")
     parser.add_argument("--name", required=True, help="of the repositories, such as ann/demo, without -core and -full")
@@ -41,7 +41,8 @@ def main() -> None:
         write_results(kept / "results.json", portable_results(results))
         for level in levels:
             (kept / level).mkdir(exist_ok=True)
-            shutil.copyfile(arguments.run_directory / level / "export.json", kept / level / "export.json")
+            if kept.resolve() != arguments.run_directory.resolve():
+                shutil.copyfile(arguments.run_directory / level / "export.json", kept / level / "export.json")
     print(f"Written to {arguments.output_dir}: {', '.join(f'{level}.md' for level in levels)}")
 
 

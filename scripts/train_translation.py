@@ -57,8 +57,8 @@ def main() -> None:
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             sys.exit(
-                f"train_translation.py: the run in {trainer.args.output_dir} is complete, and was not pushed: {error} "
-                "Then push it by scripts/push_to_hub.py."
+                f"train_translation.py: the run in {trainer.args.output_dir} is complete, but its push did not end: "
+                f"{error} scripts/push_to_hub.py pushes it again."
             )
 
 

@@ -326,8 +326,8 @@ def test_a_missing_fact_is_named_with_its_file_and_remedy(copied):
     data = results["data"] | {"source_lang": "src", "target_lang": "tgt"}
     refused(f"section 'data' of {where}: language 'src' .*--card_languages", data=data)
     worse = copy.deepcopy(results["levels"])
-    worse["full"]["bleu"] = None
-    refused(f"{where}: level 'full' has no bleu; score the run again", levels=worse)
+    worse["core"]["bleu"] = None
+    refused(f"{where}: level 'core' has no bleu; score the run again", levels=worse)
     refused(f"{where} has no level 'level1'; it has core, full", level="level1", names={"level1": "ann/x"})
     refused("names no repository for level 'core'", names={"full": "ann/pair-full"})
     write_results(run / "results.json", results)

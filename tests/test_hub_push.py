@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 import hf_ats  # noqa: F401  (makes cores known to the Auto classes)
 from hf_ats.checkpoint import ExportReport
 from hf_ats.evaluation import read_results, write_results
-from hf_ats.hub import push_run, stage_run
+from hf_ats.hub import PushError, push_run, stage_run
 from tests import scripts
 from tests.checkpoints import GERMAN
 from tests.hub import connected_hub
@@ -171,6 +171,32 @@ def test_the_folders_of_the_machine_are_not_published(run, hub):
     assert b"data/train" in files["report.html"]
     assert folder in (run / "results.json").read_text(encoding="utf-8")
     assert not push_run(run, "pair", levels=["full"])["full"].changed
+
+
+def test_a_new_branch_is_made_also_where_main_holds_the_run_already(run, hub):
+    push_run(run, "pair", levels=["core"])
+    assert not push_run(run, "pair", levels=["core"], revision="dev")["core"].changed
+    refs = hub.repositories["ann/pair-core"].refs
+    assert refs["dev"] == refs["main"]
+
+
+def test_a_branch_that_somebody_keeps_at_main_is_not_overwritten(template, tmp_path, hub):
+    push_run(make_run(tmp_path / "other", seed=1), "pair", levels=["core"])
+    repository = hub.repositories["ann/pair-core"]
+    repository.refs["stable"] = repository.refs["main"]
+    with pytest.raises(PushError, match="pair-core holds something else than this run"):
+        push_run(template, "pair", levels=["core"], revision="stable")
+    assert repository.refs["stable"] == repository.refs["main"]
+
+
+def test_a_pull_request_of_one_repository_needs_none_of_the_other(run, hub):
+    push_run(run, "pair")
+    (run / "training.png").write_bytes(b"second")
+    push_run(run, "pair", levels=["core"], create_pr=True)
+    (run / "training.png").write_bytes(b"third")
+    push_run(run, "pair", levels=["core"], revision="refs/pr/1")
+    files = hub.repositories["ann/pair-core"].files("refs/pr/1")
+    assert files["training.png"] == b"third" and b"ann/pair-full" in files["README.md"]
 
 
 def test_a_pull_request_proposes_and_is_not_made_twice(run, hub):

@@ -114,11 +114,12 @@ def test_what_was_uploaded_is_not_sent_again(run, hub):
     assert not [path for method, path in hub.requests[before:] if method == "PUT"]
 
 
-def test_after_a_new_branch_was_made_the_same_push_completes(template, run, hub, tmp_path):
+def test_a_new_branch_goes_again_if_nothing_comes_of_it_and_the_same_push_completes(template, run, hub, tmp_path):
     push_run(make_run(tmp_path / "other", seed=1), "pair")
     hub.fail("POST", "pair-core/commit", 403)
     interrupt(hub, run, "status 403", revision="v2")
-    assert "v2" in hub.repositories[CORE].refs
+    assert ("POST", "/api/models/ann/pair-core/branch/v2") in [request[:2] for request in hub.requests]
+    assert "v2" not in hub.repositories[CORE].refs
     push_run(run, "pair", revision="v2")
     assert hub.repositories[CORE].files("v2")["results.json"] == published_results(run)
 
@@ -238,13 +239,13 @@ def test_what_somebody_else_put_there_meanwhile_is_not_overwritten(run, hub, mon
 def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(run, hub, monkeypatch):
     from hf_ats.hub import push
 
-    make_room = push.make_room
+    make_repository = push.make_repository
 
     def after_somebody_else(api, repo_id, *rest):
         hub.create(repo_id, {"config.json": b"theirs"})
-        make_room(api, repo_id, *rest)
+        make_repository(api, repo_id, *rest)
 
-    monkeypatch.setattr(push, "make_room", after_somebody_else)
+    monkeypatch.setattr(push, "make_repository", after_somebody_else)
     with pytest.raises(PushError, match="pair-core holds something else than this run"):
         push_run(run, "pair")
     assert hub.repositories[CORE].files()["config.json"] == b"theirs"

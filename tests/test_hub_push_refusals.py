@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from hf_ats.evaluation import build_results, read_results, write_results
+from hf_ats.evaluation import build_results, read_results, weights_sha256, write_results
 from hf_ats.hub import PushError, push_run, stage_run
 from hf_ats.hub.facts import update_facts
 from tests.hub import Identity, connected_hub
@@ -120,7 +120,10 @@ def test_two_namespaces(run, hub):
 # ---- What is there already ----
 
 
-@pytest.mark.parametrize("files", [{"config.json": b"{}"}, {"README.md": b"# mine"}, {"results.json": b"{"}])
+@pytest.mark.parametrize(
+    "files",
+    [{"config.json": b"{}"}, {"README.md": b"# mine"}, {"results.json": b"{"}, {"results.json": b'{"accuracy": 1}'}],
+)
 def test_a_repository_that_holds_another_model(run, hub, files):
     hub.create("ann/pair-full", files)
     refuse(hub, run, "ann/pair-full holds something else than this run .*choose another name, .*--overwrite")
@@ -288,6 +291,16 @@ def test_results_of_another_export(run, hub):
     results["levels"]["core"]["size_bytes"] += 1
     write_results(run / "results.json", results)
     refuse(hub, run, "they are of different runs", ValueError)
+
+
+def test_weights_of_another_training_of_the_same_size(run, hub):
+    results = read_results(run / "results.json")
+    results["levels"]["core"]["weights_sha256"] = {"model.safetensors": "0" * 64}
+    write_results(run / "results.json", results)
+    refuse(hub, run, "holds other weights than those whose scores are in", ValueError)
+    results["levels"]["core"]["weights_sha256"] = weights_sha256(run / "core")
+    write_results(run / "results.json", results)
+    assert push_run(run, "pair")["core"].changed
 
 
 def test_staging_refuses_the_same(run, tmp_path):

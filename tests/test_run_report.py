@@ -118,7 +118,12 @@ def test_it_can_be_made_again_and_of_a_baseline(tmp_path):
     prefixed = translate(network, trainer.processing_class, [f"ein {text}" for text in GERMAN[:2]], max_length=8)
     assert [sample["translations"]["full"] for sample in first["samples"]] == prefixed
     again = report_trained(trainer, trainer.whole_model(), **given, seconds=1.5)
-    assert again["run_id"] != first["run_id"] and again["training"]["seconds"] == 1.5
+    assert again["run_id"] == first["run_id"] and again["training"]["seconds"] == 1.5, "the same weights"
+    trainer.args.max_steps = 4
+    trainer.train()
+    other = report_trained(trainer, **given)
+    assert other["run_id"] != first["run_id"]
+    assert other["levels"]["full"]["weights_sha256"] != first["levels"]["full"]["weights_sha256"]
     assert "test_full_tokens_per_second" not in logs_of(trainer)[-1]
 
 

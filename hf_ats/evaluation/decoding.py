@@ -13,8 +13,8 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoint import longest_input, with_generation_defaults
 
 
-def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict[str, int]:
-    """How `translate` decodes with these arguments: `num_beams`, and `max_new_tokens` or `max_length`.
+def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict:
+    """How `translate` decodes with these arguments: `num_beams`, the length, and whatever else was given.
 
     Example:
     ```python
@@ -25,7 +25,9 @@ def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     options = with_generation_defaults(model, tokenizer, generate_kwargs)
     used = options.pop("generation_config", model.generation_config).to_diff_dict() | options
     lengths = [name for name in ("max_new_tokens", "max_length") if used.get(name) is not None]  # as `generate` ranks
-    return {"num_beams": used.get("num_beams") or 1} | {name: used[name] for name in lengths[:1]}
+    settings = {"num_beams": used.get("num_beams") or 1} | {name: used[name] for name in lengths[:1]}
+    plain = {name: value for name, value in generate_kwargs.items() if isinstance(value, (bool, int, float, str))}
+    return settings | {name: value for name, value in plain.items() if name not in ("max_length", "max_new_tokens")}
 
 
 def translate(

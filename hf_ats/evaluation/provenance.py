@@ -6,8 +6,11 @@ import re
 import shlex
 
 _PACKAGES = ("hf_ats", "torch", "transformers", "accelerate", "datasets", "evaluate", "sacrebleu", "sentencepiece")
-# `--hub_token`, `--push_to_hub_token`, and what argparse takes for one of them; and what looks like a token anywhere.
-_SECRET_FLAG = re.compile(r"--(hub[-_]t|push[-_]to[-_]hub[-_]t|[\w-]*[-_]token$)[\w-]*")
+# `--hub_token`, `--push_to_hub_token`, and what argparse takes for one of them; those of a script of one's own; and
+# what looks like a token anywhere.
+_SECRET_FLAG = re.compile(
+    r"--(hub[-_]t|push[-_]to[-_]hub[-_]t|([\w-]*[-_])?(token|api[-_]?key|secret|password)$)[\w-]*"
+)
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 
 

@@ -19,6 +19,7 @@ import torch
 from .provenance import installed_versions, without_secrets
 
 FORMAT = 1
+_WEIGHTS = (".safetensors", ".bin")
 _SECTIONS = {
     "format": int,
     "command": str,
@@ -211,10 +212,20 @@ def weights_size(directory: str | os.PathLike) -> int:
     Raises:
         ValueError: there are none.
     """
-    weights = [file for file in Path(directory).iterdir() if file.suffix in (".safetensors", ".bin")]
+    weights = [file for file in Path(directory).iterdir() if file.suffix in _WEIGHTS]
     if not weights:
         raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
     return sum(file.stat().st_size for file in weights)
+
+
+def weights_sha256(directory: str | os.PathLike) -> dict[str, str]:
+    """SHA-256 of each file of weights in a checkpoint, by name, which tells one training from another."""
+    hashes = {}
+    for file in sorted(Path(directory).iterdir()):
+        if file.suffix in _WEIGHTS:
+            with file.open("rb") as stream:
+                hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
 
 
 def fingerprint(*columns: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import jinja2
+import yaml
 from huggingface_hub import ModelCard
 
 import hf_ats
@@ -20,7 +21,7 @@ from .facts import check_facts, hub_languages
 from .metadata import card_data
 from .portable import portable, portable_command
 
-_KINDS = ("core", "core-dense", "full")
+_KINDS = ("core", "full")
 _SAMPLES = 8
 # What says where a run was, not how it was trained.
 _UNTOLD_ARGUMENTS = ("hub_", "push_to_hub", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug")
@@ -61,11 +62,14 @@ def render_card(run_directory: str | os.PathLike, level: str, repositories: dict
         )
     if level not in repositories:
         raise ValueError(f"repositories={repositories} names no repository for level {level!r}; give it an id.")
-    text = (
-        _templates()
-        .get_template("full.md" if level == "full" else "core.md")
-        .render(**_context(results, export, repositories))
-    )
+    template = _templates().get_template("full.md" if level == "full" else "core.md")
+    try:
+        text = template.render(**_context(results, export, repositories))
+    except jinja2.UndefinedError as error:
+        raise ValueError(
+            f"{run / 'results.json'} lacks something that a card tells ({error}); report again by "
+            "hf_ats.run.report_trained."
+        ) from error
     ModelCard(text)  # reads the metadata back, and refuses what is no card
     return text
 
@@ -90,12 +94,9 @@ def _read(path: Path, level: str) -> dict:
             f"{path} does not name the data of the training; report again with "
             "report_trained(..., data_facts={'name': 'what it was'})."
         )
-    for name, figures in results["levels"].items():
-        for score in ("bleu", "chrf"):
-            if figures[score] is None:
-                raise ValueError(
-                    f"{path}: level {name!r} has no {score}; score the run again, or leave that level out."
-                )
+    for score in ("bleu", "chrf"):
+        if results["levels"][level][score] is None:
+            raise ValueError(f"{path}: level {level!r} has no {score}; score the run again, or leave that level out.")
     facts = check_facts(results.get("card") or {}, f"section 'card' of {path}")
     if "languages" not in facts:
         data = results["data"]
@@ -139,7 +140,6 @@ def _context(results: dict, export: ExportReport, repositories: dict[str, str]) 
         "target": results["card"]["languages"][1],
         "model_class": results["model"]["class"],
         "code_files": [file for file in export.files if file.endswith(".py")],
-        "dense": export.kind == "core-dense",
         "partition": results["partition"] and _partition(results["partition"], level),
         "base_model": results["card"].get("base_model"),
         "adapter": portable(results["model"].get("adapter_name_or_path") or "one"),
@@ -162,7 +162,7 @@ def _context(results: dict, export: ExportReport, repositories: dict[str, str]) 
         },
         "training": {
             "schedule": training["schedule"],
-            "epochs": f"{training['epochs']:.4g}",
+            "epochs": "an unknown number of" if training["epochs"] is None else f"{training['epochs']:.4g}",
             "steps": f"{training['steps']:,}",
             "teraflops": number(training["flops"], 1e-12, 1),
             "time": _duration(training["seconds"]),
@@ -182,14 +182,18 @@ def _partition(partition: dict, level: str) -> dict:
     """What is told of the partition, and of this level of it."""
     targets, ranks = partition.get("target_modules"), sorted((partition.get("ranks") or {}).values())
     if ranks:
-        sizes = [f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"]
+        together = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+        sizes = [together]
     else:
-        sizes = [f"{ratio:g} of the full {partition['method']}" for ratio in partition["ratios"]]
+        of = f"of the full {partition['method']}"
+        sizes = [f"{ratio:g} {of}" for ratio in partition["ratios"]]
+        together = f"{_listed([f'{ratio:g}' for ratio in partition['ratios']])} {of}"
     sizes = dict(zip(names_of_levels(len(sizes)), sizes, strict=False))
     return {
         "method": partition["method"],
         "sizes": sizes,
         "size": sizes.get(level),
+        "sizes_together": together,
         "targets": [targets] if isinstance(targets, str) else list(targets or ()),
         "from_adapter": partition.get("init") == ADAPTER,
     }
@@ -283,14 +287,14 @@ def _example(results: dict) -> dict:
         "input": json.dumps(data.get("source_prefix", "") + sample["source"], ensure_ascii=False),
         "prefix": data.get("source_prefix"),
         "codes": "".join(f", {name}={json.dumps(code)}" for name, code in codes.items()),
-        "options": "".join(f", {name}={value}" for name, value in results["generation"].items()),
+        "options": "".join(f", {name}={value!r}" for name, value in results["generation"].items()),
     }
 
 
 def _arguments(arguments: dict) -> str:
-    told = {name: value for name, value in arguments.items() if not name.startswith(_UNTOLD_ARGUMENTS)}
-    return "\n".join(
-        f"{name}: {portable(value) if isinstance(value, str) else value}"
-        for name, value in told.items()
-        if value is not None
-    )
+    told = {
+        name: portable(value) if isinstance(value, str) else value
+        for name, value in arguments.items()
+        if value is not None and not name.startswith(_UNTOLD_ARGUMENTS)
+    }
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=1000).strip() if told else ""

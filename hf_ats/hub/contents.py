@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint import ExportReport
-from ..evaluation import json_text, read_results, report_page
+from ..evaluation import json_text, read_results, report_page, weights_sha256
 from .account import repository_names
 from .cards import render_card
 from .facts import update_facts
@@ -19,7 +19,7 @@ CARD = "README.md"
 PLOT = "training.png"
 PAGE = "report.html"
 _REPORT = "export.json"
-_KINDS = ("core", "core-dense", "full")
+_KINDS = ("core", "full")
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,12 @@ def collect(run_directory: str | os.PathLike, results: dict, level: str) -> Cont
         raise ValueError(
             f"{run / RESULTS} tells of {found:,} bytes of weights at level {level!r}, and {directory} holds "
             f"{report.size_bytes:,}: they are of different runs; keep a directory to each, and report again."
+        )
+    hashes = results["levels"][level].get("weights_sha256")
+    if hashes is not None and hashes != weights_sha256(directory):
+        raise ValueError(
+            f"{directory} holds other weights than those whose scores are in {run / RESULTS}; keep a directory to "
+            "each training, and report again."
         )
     files: dict[str, Path | bytes] = {name: directory / name for name in report.files}
     if (run / PLOT).is_file():

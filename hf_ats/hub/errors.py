@@ -68,11 +68,6 @@ def retrying(action: Callable, what: str, attempts: int = ATTEMPTS):
     raise AssertionError("the last attempt returns or raises")
 
 
-def is_connection_lost(error: BaseException) -> bool:
-    """Whether a request may have been carried out although it ended in this error."""
-    return isinstance(error, _CONNECTION_ERROR) and status_of(error) is None
-
-
 def explain(error: BaseException, what: str) -> str:
     """One sentence on what went wrong, one on what to do."""
     status = status_of(error)

@@ -20,7 +20,9 @@ def card_data(results: dict, level: str, repository: str) -> ModelCardData:
     facts, partition = results["card"], results["partition"]
     tags = ["translation", "hf_ats"]
     if partition:
-        tags += ["joint-training", {"rank": "low-rank"}.get(partition["method"], partition["method"]), level]
+        tags += [{"rank": "low-rank"}.get(partition["method"], partition["method"]), level]
+    if len(results["levels"]) > 1:
+        tags.insert(2, "joint-training")
     return ModelCardData(
         language=facts["languages"],
         license=facts["license"],
@@ -45,7 +47,7 @@ def _scores(results: dict, level: str) -> list[EvalResult]:
         EvalResult(
             task_type="translation",
             task_name=f"Translation from {results['card']['languages'][0]} to {results['card']['languages'][1]}",
-            dataset_type=datasets[0] if datasets else re.sub(r"[^\w./-]+", "-", name),
+            dataset_type=datasets[0] if datasets else re.sub(r"[^\w.-]+", "-", name),
             dataset_name=" ".join([name, *([data["test_name"]] if "test_name" in data else [])]),
             dataset_config=data.get("config"),
             dataset_split=data["test_part"],

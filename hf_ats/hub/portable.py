@@ -18,8 +18,10 @@ def portable(text: str) -> str:
     'multi30k/train'
     ```
     """
-    if not re.match(r"(/|~|\.\./|[A-Za-z]:[\\/])", text):
-        return text
+    if not re.match(r"(file:|/|~|\.\./|[A-Za-z]:[\\/])", text):
+        # also within a word, as in the JSON of a flag; an address of the web is no such path
+        return re.sub(r"(?<=[\"'=:,\[{ ])(?<!:/)(/(?!/)[^\s\"',}\]]+)", lambda found: portable(found[1]), text)
+    text = text.removeprefix("file:")
     parts = [part for part in PurePosixPath(text.replace(os.sep, "/")).parts if part not in ("/", "..")]
     return "/".join(parts[-2:])
 
@@ -35,13 +37,13 @@ def portable_results(results: dict) -> dict:
         return portable(value) if isinstance(value, str) else value
 
     of_machine = {name: shortened(results[name]) for name in ("model", "data", "training")}
-    command = shlex.join(_portable_word(word) for word in shlex.split(results["command"]))
+    command = shlex.join(map(_portable_word, _words(results["command"])))
     return {**results, **of_machine, "command": command}
 
 
 def portable_command(command: str) -> str | None:
     """The command line of a training script with portable paths, in lines; None for any other, as a notebook's."""
-    words = shlex.split(command)
+    words = _words(command)
     if not any(word.endswith("train_translation.py") for word in words):
         return None
     lines, line = [], []
@@ -52,6 +54,13 @@ def portable_command(command: str) -> str | None:
             line = []
         line.append(word)
     return " \\\n    ".join([*lines, " ".join(line)])
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a command that somebody wrote by hand
+        return command.split()
 
 
 def _portable_word(word: str) -> str:

@@ -17,10 +17,12 @@ from .repositories import (
     check_card,
     commit,
     commit_info,
+    drop_branch,
     find_commit,
     holds,
     look,
-    make_room,
+    make_branch,
+    make_repository,
     upload,
 )
 
@@ -167,10 +169,16 @@ class _Push:
 
 def _linked(api, names: dict[str, str], parts: dict[str, Contents], results: dict, revision: str) -> dict[str, str]:
     """The repositories that the cards may link: those of this push, and others that hold this run already."""
-    run = run_id(results)
-    return {
-        level: repo_id for level, repo_id in names.items() if level in parts or look(api, repo_id, revision).run == run
-    }
+    # A pull request of this repository says nothing of another's.
+    revision = "main" if revision.startswith("refs/") else revision
+
+    def holds_run(repo_id: str) -> bool:
+        try:
+            return look(api, repo_id, revision).run == run_id(results)
+        except PushError:  # moved or closed to this token: a card can do without it
+            return False
+
+    return {level: repo_id for level, repo_id in names.items() if level in parts or holds_run(repo_id)}
 
 
 def _refuse_unwanted(push: _Push, run: str, private: bool | None, overwrite: bool) -> None:
@@ -189,7 +197,7 @@ def _refuse_unwanted(push: _Push, run: str, private: bool | None, overwrite: boo
             f"{repo_id} is there and {are}, and private={private} asks for {asked}; change that in its settings on "
             "the Hub first, or leave private out."
         )
-    is_free = state.is_empty or state.is_untouched or state.run == run
+    is_free = state.is_empty or state.run == run or not state.has_revision
     if not (is_free or overwrite or push.target.create_pr):
         files = sorted(state.files)
         raise PushError(
@@ -209,9 +217,8 @@ def _send(api, pushes: list[_Push], done: dict[str, PushedRepository], run: str,
             logger.info("%s: everything is there already", push.repo_id)
             done[push.contents.level] = PushedRepository(push.contents.level, push.repo_id, there, changed=False)
     for push in waiting:
-        is_new = not push.state.exists
-        make_room(api, push.repo_id, push.state, push.target, private)
-        if is_new or not push.state.has_revision:
+        if not push.state.exists:
+            make_repository(api, push.repo_id, private)
             push.state = look(api, push.repo_id, push.target.revision)
             _refuse_unwanted(push, run, private, overwrite)  # somebody else may have made it in between
     additions = {}
@@ -230,11 +237,26 @@ def _send(api, pushes: list[_Push], done: dict[str, PushedRepository], run: str,
 def _find(api, push: _Push) -> CommitInfo | None:
     """The commit of an earlier push of the same contents, be it in a pull request."""
     if holds(push.state, push.contents):
+        if not push.target.create_pr and not push.state.has_revision:
+            make_branch(api, push.repo_id, push.target.revision)  # at the commit that holds it
         return commit_info(api, push.repo_id, push.state.head, push.target)
     return find_commit(api, push.repo_id, State(), push.contents, push.target) if push.target.create_pr else None
 
 
 def _commit(api, push: _Push, additions: list, run: str, private, overwrite: bool) -> CommitInfo:
+    """The commit, with its branch made right before it, and dropped again if nothing comes of it."""
+    start, branch = push.state.head, push.target.revision
+    if push.state.has_revision or push.target.create_pr:
+        return _commit_to(api, push, additions, run, private, overwrite)
+    make_branch(api, push.repo_id, branch)
+    try:
+        return _commit_to(api, push, additions, run, private, overwrite)
+    except PushError:
+        drop_branch(api, push.repo_id, branch, start)
+        raise
+
+
+def _commit_to(api, push: _Push, additions: list, run: str, private, overwrite: bool) -> CommitInfo:
     try:
         return commit(api, push.repo_id, push.state, push.contents, additions, push.target)
     except PushError as error:

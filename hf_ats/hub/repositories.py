@@ -1,5 +1,6 @@
 """One repository on the Hub: what it holds, and one commit that makes it hold what a level needs."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -50,7 +51,6 @@ class State:
         private: whether only some can see it.
         head: the commit that the revision is at, or would start from.
         has_revision: whether the revision is there.
-        is_untouched: whether the branch is where it was started from.
         files: SHA-256 of what lies in LFS, the object id in git of everything else, each with its size, by path.
         run: the id of the run that it holds.
         requests: the pull requests, and the commits that they are at.
@@ -60,7 +60,6 @@ class State:
     private: bool = False
     head: str | None = None
     has_revision: bool = False
-    is_untouched: bool = False
     files: dict[str, tuple[str, int]] | None = None
     run: str | None = None
     requests: dict[str, str] | None = None
@@ -111,7 +110,6 @@ def look(api: HfApi, repo_id: str, revision: str) -> State:
         private=bool(known.private),
         head=head,
         has_revision=revision in heads,
-        is_untouched=revision not in ("main", *requests) and head == start,
         files=files,
         run=retrying(lambda: _run_there(api, repo_id, head), what) if RESULTS in files else None,
         requests=requests,
@@ -133,10 +131,9 @@ def _run_there(api: HfApi, repo_id: str, head: str) -> str | None:
     response = get_session().get(url, headers=build_hf_headers(token=api.token))
     hf_raise_for_status(response)
     try:
-        results = json.loads(response.content)
-    except ValueError:
-        return None
-    return run_id(results) if isinstance(results, dict) else None
+        return run_id(json.loads(response.content))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # somebody's own file of that name
 
 
 def holds(state: State, contents: Contents) -> bool:
@@ -188,13 +185,21 @@ def check_card(api: HfApi, card: str) -> None:
         )
 
 
-def make_room(api: HfApi, repo_id: str, state: State, target: Target, private: bool | None) -> None:
-    """Creates the repository and the branch where there are none; both are still without content then."""
-    if not state.exists:
-        retrying(lambda: _create(api, repo_id, private), f"creating {repo_id}")
-    if not state.has_revision and target.revision != "main":
-        branch = target.revision
-        retrying(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True), f"creating {branch} of {repo_id}")
+def make_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
+    """Creates a repository, still without content."""
+    retrying(lambda: _create(api, repo_id, private), f"creating {repo_id}")
+
+
+def make_branch(api: HfApi, repo_id: str, branch: str) -> None:
+    """Creates a branch where `main` is."""
+    retrying(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True), f"creating {branch} of {repo_id}")
+
+
+def drop_branch(api: HfApi, repo_id: str, branch: str, start: str | None) -> None:
+    """Deletes a branch on which nothing has happened since it was made at `start`; best effort, after a failure."""
+    with contextlib.suppress(PushError):
+        if look(api, repo_id, branch).head == start:
+            retrying(lambda: api.delete_branch(repo_id, branch=branch), f"deleting {branch} of {repo_id}", attempts=1)
 
 
 def _create(api: HfApi, repo_id: str, private: bool | None) -> None:
@@ -214,7 +219,8 @@ def additions_of(contents: Contents) -> list[CommitOperationAdd]:
 def upload(api: HfApi, repo_id: str, additions: list[CommitOperationAdd], target: Target) -> None:
     """Sends the large files ahead; nobody sees them before a commit names them."""
     what = f"uploading the files of {repo_id}"
-    where = {"revision": target.revision, "create_pr": target.create_pr}
+    # Large files belong to the whole repository, and the branch may not be there yet.
+    where = {"revision": "main", "create_pr": target.create_pr}
     try:
         # Fewer than elsewhere: the client tries each file six times by itself.
         retrying(lambda: api.preupload_lfs_files(repo_id, additions, free_memory=False, **where), what, attempts=3)

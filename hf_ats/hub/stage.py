@@ -24,7 +24,7 @@ def stage_run(
 
     Args:
         run_directory: as for `push_run`.
-        name: as for `push_run`.
+        name: as for `push_run`; without a namespace the cards have `YOU` in its place.
         directory: where the folders `NAME-core`, `NAME-full`, ... go; earlier ones of the same kind are replaced.
         organization: as for `push_run`.
         levels: as for `push_run`.
@@ -39,6 +39,7 @@ def stage_run(
         FileExistsError: a folder holds something else.
     """
     name = full_name(name, organization)
+    name = name if "/" in name else f"YOU/{name}"  # whose token it is, only the Hub knows
     _, parts = gather(run_directory, name, levels, given(**facts))
     names = repository_names(name, parts)
     parts = {level: with_card(part, run_directory, names) for level, part in parts.items()}

@@ -16,9 +16,11 @@ from ..evaluation import (
     fingerprint,
     measure_networks,
     plot_training,
+    read_results,
     render_table,
     sample_translations,
     select_samples,
+    weights_sha256,
     weights_size,
     write_results,
 )
@@ -154,6 +156,9 @@ def report_trained(
     directories = {name: output_dir / name for name in (trainer.level_names[i] for i in trainer.trained_levels)}
     for directory in directories.values():
         check_replaceable(directory)
+    earlier = _earlier_results(output_dir)
+    # They must not stay beside the exports of another training, should this report not come to its end.
+    (output_dir / "results.json").unlink(missing_ok=True)
     for name, directory in directories.items():
         logger.info("Exporting %s", directory)
         export_level(model, directory, level=name, tokenizer=tokenizer)
@@ -175,7 +180,7 @@ def report_trained(
         **generate_kwargs,
     )
     for name, directory in directories.items():
-        levels[name]["size_bytes"] = weights_size(directory)
+        levels[name] |= {"size_bytes": weights_size(directory), "weights_sha256": weights_sha256(directory)}
         lines = "\n".join(translations[name]) + "\n"
         (output_dir / f"translations.{name}.txt").write_text(lines, encoding="utf-8")
 
@@ -209,11 +214,29 @@ def report_trained(
         samples=select_samples(sources, references, translations),
         card=card,
     )
+    if _same_weights(earlier, results):  # the run that was reported before, and may be on the Hub already
+        results["run_id"] = earlier["run_id"]
     write_results(output_dir / "results.json", results)
     state.save_to_json(output_dir / "trainer_state.json")  # before the scores, which are no part of its curves
     write_report_page(output_dir)
     trainer.log(_final_scores(levels))
     return results
+
+
+def _earlier_results(output_dir: Path) -> dict | None:
+    try:
+        return read_results(output_dir / "results.json")
+    except (OSError, ValueError):
+        return None
+
+
+def _same_weights(earlier: dict | None, results: dict) -> bool:
+    if earlier is None or "run_id" not in earlier:
+        return False
+    before, now = (
+        {name: level.get("weights_sha256") for name, level in found["levels"].items()} for found in (earlier, results)
+    )
+    return before == now
 
 
 def _check_sentences(sources, references, tokenizer, longest: int) -> None:

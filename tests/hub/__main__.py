@@ -7,6 +7,7 @@ Then, in another shell, what it prints: an address and a token for every command
 
 import argparse
 import contextlib
+import tempfile
 import threading
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8123, help="on loopback (default: 8123)")
     with LoopbackHub(parser.parse_args().port) as hub:
-        settings = hub.environment(Path("/tmp/loopback-hub"))
+        settings = hub.environment(Path(tempfile.mkdtemp()))
         print("export " + " ".join(f"{name}={value}" for name, value in settings.items()), flush=True)
         print("Tokens: " + ", ".join(f"{token} ({one.name}, {one.role})" for token, one in hub.tokens.items()))
         with contextlib.suppress(KeyboardInterrupt):

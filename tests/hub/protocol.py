@@ -145,6 +145,10 @@ class Handler(BaseHTTPRequestHandler):
         repository.refs[branch] = repository.resolve(start)
         return _json({})
 
+    def _drop_branch(self, repo, branch):
+        del self._repository(repo).refs[branch]
+        return _json({})
+
     def _tree(self, repo, revision, folder=None):
         files = self._repository(repo).files(revision)
         inside = f"{folder}/" if folder else ""
@@ -264,6 +268,7 @@ _ROUTES = (
     ("PUT", rf"{_MODEL}/settings", Handler._settings),
     ("GET", rf"{_MODEL}/refs", Handler._refs),
     ("POST", rf"{_MODEL}/branch/(?P<branch>[^/]+)", Handler._branch),
+    ("DELETE", rf"{_MODEL}/branch/(?P<branch>[^/]+)", Handler._drop_branch),
     ("GET", rf"{_MODEL}/tree/{_REVISION}(?:/(?P<folder>.+))?", Handler._tree),
     ("POST", rf"{_MODEL}/paths-info/{_REVISION}", Handler._paths),
     ("POST", rf"{_MODEL}/preupload/{_REVISION}", Handler._preupload),
