@@ -39,7 +39,7 @@ test: $(VENV)/.test $(VENV_TRANSFORMERS_4)/.installed ## run the tests, without 
 test-slow: $(VENV)/.test $(VENV_TRANSFORMERS_4)/.installed ## run the slow tests
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-test-lowest: $(VENV_LOWEST)/.installed $(VENV_TRANSFORMERS_4)/.installed ## run the tests of what setup.py promises, with exactly its lower bounds installed
+test-lowest: $(VENV_LOWEST)/.installed $(VENV_TRANSFORMERS_4)/.installed ## run the tests of what setup.py promises, with its lower bounds installed (LOWEST_ARGS), on Python 3.11 or 3.12
 	$(subst $(VENV)/bin,$(VENV_LOWEST)/bin,$(PYTEST)) -m "not slow and not install" $(LOWEST_TESTS) $(PYTEST_ARGS)
 
 test-install: $(VENV)/.test ## install the package into fresh environments, as the Dockerfile does and as a wheel, and run it there

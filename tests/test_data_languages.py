@@ -89,4 +89,7 @@ def test_a_prefix_is_the_models_own_and_travels_with_its_config(tmp_path):
     model.config.save_pretrained(tmp_path)
     model.config = type(model.config).from_pretrained(tmp_path)
     assert set_source_prefix_(model, None) == source_prefix(model) == "translate German to English: "
+    model.config.task_specific_params = {"translation_en_to_de": {"prefix": "translate English to German: "}}
+    assert set_source_prefix_(model, "mine: ") == "mine: "
+    assert not model.config.task_specific_params, "what the pipeline of a named task would take before it"
     assert set_source_prefix_(model, "") == source_prefix(model) == ""

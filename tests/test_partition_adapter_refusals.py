@@ -89,7 +89,10 @@ def rewrite(adapter, **fields) -> None:
             dict(target_modules=["fc1", "lm_head"]),
             r"changes lm_head, the output head, which every level shares;",
         ),
-        (dict(target_modules=["fc1", "shared"]), r"changes model\.shared, a Embedding, and only plain nn\.Linear"),
+        (
+            dict(target_modules=["fc1", "shared"]),
+            r"changes model\.shared, of class Embedding, and only plain nn\.Linear",
+        ),
     ],
 )
 def test_an_adapter_that_is_more_or_other_than_sums_of_linear_layers(adapter, fields, message):
@@ -183,7 +186,9 @@ def test_layers_that_are_no_plain_linear_ones(kind, tmp_path):
         nn.ModuleDict({"layer": type(model["layer"])(8, 6, *([3] if kind is nn.Conv2d else []))}),
         LoraConfig(r=2, target_modules=["layer"], fan_in_fan_out=fan_in_fan_out),
     ).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf"changes layer, a {kind.__name__}, and only plain nn\.Linear layers can"):
+    with pytest.raises(
+        ValueError, match=rf"changes layer, of class {kind.__name__}, and only plain nn\.Linear layers can"
+    ):
         partition_from_adapter_(model, tmp_path)
     assert type(model["layer"]) is kind
 

@@ -590,6 +590,9 @@ def test_training_begins_from_an_adapter_as_the_adapted_model(names_its_base, ad
     [
         ({"base_model_name_or_path": None}, "names no base model; give the one .* by --model_name_or_path"),
         ({"bias": "all"}, "bias"),
+        ({"use_dora": True}, "DoRA scales whole rows"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"peft_type": "NEWMETHOD"}, "is of a kind that this version of PEFT does not know.*give a LoRA adapter"),
     ],
 )
 def test_an_adapter_that_cannot_be_begun_from_ends_with_a_sentence(change, message, adapted, tmp_path, monkeypatch):
@@ -598,4 +601,21 @@ def test_an_adapter_that_cannot_be_begun_from_ends_with_a_sentence(change, messa
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     arguments = f"--output_dir {tmp_path / 'run'} --use_cpu --adapter_name_or_path {adapter}".split()
     with pytest.raises(SystemExit, match=message):
+        run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
+    assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize("adapter", [[], ["--adapter_name_or_path", "adapter"]])
+def test_a_quantised_base_ends_with_a_sentence_whatever_is_installed(adapter, adapted, corpus, tmp_path, monkeypatch):
+    shutil.copytree(adapted[0], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "base/config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    monkeypatch.chdir(tmp_path)
+    files = [f"--{part}_prefix={corpus / part}" for part in ("train", "test")]
+    arguments = ["--output_dir", "run", "--use_cpu", "--model_name_or_path", "base", *files, *adapter]
+    with pytest.raises(
+        SystemExit, match=r"--model_name_or_path base is quantised, .* give the model in full precision"
+    ):
         run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)

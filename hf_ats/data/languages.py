@@ -73,4 +73,6 @@ def set_source_prefix_(model: PreTrainedModel, prefix: str | None) -> str:
     """
     if prefix is not None:
         model.config.prefix = prefix or None
+        if getattr(model.config, "task_specific_params", None):
+            model.config.task_specific_params = None  # a published T5's own prefixes would come before this one
     return source_prefix(model)

@@ -1,6 +1,6 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
-from .adapter import partition_from_adapter_
+from .adapter import partition_from_adapter_, read_adapter_config
 from .batch_flops import BatchFlopsLedger
 from .config import INITS, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
@@ -57,6 +57,7 @@ __all__ = [
     "partition_from_adapter_",
     "partition_structure_",
     "partitioned_layers",
+    "read_adapter_config",
     "resolve_level",
     "set_level",
     "stock_config",

@@ -53,22 +53,43 @@ def partition_from_adapter_(
     >>> model = partition_from_adapter_(base, "out/my-lora")
     ```
     """
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"adapter={str(adapter)!r} is read by PEFT, which is not installed; run `pip install peft`."
-        ) from error
     adapter = os.fspath(adapter)
+    _need_peft(adapter)
     refuse_unfit_model(model)
-    lora_config = _read_config(adapter, revision, token)
-    refuse_unfit_adapter(adapter, lora_config)
+    lora_config = read_adapter_config(adapter, revision=revision, token=token)
     layers = _adapted_layers(model, adapter, lora_config)
     refuse_unfit_layers(model, adapter, layers)
     tensors = _read_tensors(adapter, revision, token)
     refuse_unfit_tensors(model, adapter, layers, tensors)
     config = _partition(model, {name: layer.r["default"] for name, layer in layers.items()})
     return partition_with_factors_(model, config, _factors(layers, tensors))
+
+
+def read_adapter_config(adapter: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None):
+    """The `LoraConfig` of an adapter that `partition_from_adapter_` may take, as far as this alone can tell.
+
+    Args:
+        adapter: as for `partition_from_adapter_`, as the next two.
+        revision: of the Hub's repository.
+        token: for a private repository.
+
+    Raises:
+        ImportError, OSError, ValueError: as `partition_from_adapter_`.
+    """
+    adapter = os.fspath(adapter)
+    _need_peft(adapter)
+    lora_config = _read_config(adapter, revision, token)
+    refuse_unfit_adapter(adapter, lora_config)
+    return lora_config
+
+
+def _need_peft(adapter: str) -> None:
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"adapter={adapter!r} is read by PEFT, which is not installed; run `pip install peft`."
+        ) from error
 
 
 def _read_config(adapter: str, revision: str | None, token: str | bool | None):

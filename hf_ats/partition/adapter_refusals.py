@@ -7,7 +7,7 @@ from .network import is_partitioned
 
 INSTEAD = (
     "merge it into its base, PeftModel.from_pretrained(model, adapter).merge_and_unload(), and partition what comes "
-    "out, partition_(model, PartitionConfig(...))"
+    "out, partition_(model, PartitionConfig(...)), or save it for --model_name_or_path"
 )
 _NO_LORA = "train an adapter with the plain LoraConfig(r=..., lora_alpha=..., target_modules=...)"
 
@@ -100,8 +100,9 @@ def refuse_unfit_layers(model: nn.Module, adapter: str, layers: dict[str, nn.Mod
             )
         if type(linear) is not nn.Linear:
             raise ValueError(
-                f"adapter={adapter!r} changes {name}, a {type(linear).__name__}, and only plain nn.Linear layers can "
-                f"be partitioned; {INSTEAD}. Of a quantised base load the weights in full precision."
+                f"adapter={adapter!r} changes {name}, of class {type(linear).__name__}, and only plain nn.Linear "
+                f"layers can be partitioned; {INSTEAD}."
+                + (" Of a quantised base load the weights in full precision." if isinstance(linear, nn.Linear) else "")
             )
         if linear.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise ValueError(

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, Maria
 
 from ..architectures import build_model, keep_pad_row_zero_
 from ..data import train_tokenizer
+from ..partition import read_adapter_config
 from ..training import ATSSeq2SeqTrainingArguments
 from .flags import DataArguments, ModelArguments
 
@@ -54,6 +55,11 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
     """`(tokenizer, model)` of a checkpoint, in float32 whatever it is stored in: mixed precision is --bf16."""
     name = model_args.model_name_or_path
     config = AutoConfig.from_pretrained(name)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"--model_name_or_path {name} is quantised, and its weights are to be trained; give the model in full "
+            "precision."
+        )
     if model_args.dropout is not None:
         # T5 calls it dropout_rate.
         dropout = next((known for known in ("dropout", "dropout_rate") if hasattr(config, known)), None)
@@ -83,11 +89,10 @@ def base_of_adapter(adapter: str) -> str:
     """What an adapter names as the model that it was trained on.
 
     Raises:
-        OSError, ValueError: there is no adapter, or it names no model.
+        ValueError: it names no model.
+        ImportError, OSError, ValueError: there is no adapter, or none that can be taken, as `read_adapter_config`.
     """
-    from peft import PeftConfig
-
-    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    base = read_adapter_config(adapter).base_model_name_or_path
     if not base:
         raise ValueError(
             f"--adapter_name_or_path {adapter} names no base model; give the one that it was trained on by "

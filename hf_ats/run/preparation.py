@@ -18,7 +18,7 @@ from ..data import (
 )
 from ..evaluation import build_compute_metrics, decoding_settings
 from ..hub.facts import check_facts, hub_languages
-from ..partition import PartitionConfig, partition_, partition_config, partition_from_adapter_
+from ..partition import PartitionConfig, partition_, partition_config, partition_from_adapter_, read_adapter_config
 from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments
 from .networks import base_of_adapter, from_pretrained, from_scratch
@@ -53,8 +53,9 @@ def prepare(
 ) -> Run:
     """Load, build, tokenize; raises OSError or ValueError where flags, files and model do not fit."""
     adapter = model_args.adapter_name_or_path
-    if adapter is not None and model_args.model_name_or_path is None:
-        model_args.model_name_or_path = base_of_adapter(adapter)
+    if adapter is not None:
+        read_adapter_config(adapter)  # what cannot be taken over shows before the corpus is read
+        model_args.model_name_or_path = model_args.model_name_or_path or base_of_adapter(adapter)
     card = check_card(card_args, model_args, data_args, required=args.push_to_hub)
     begun = start(args, partition_args, from_adapter=adapter is not None)
     partition, directories = begun.partition, begun.directories
