@@ -31,7 +31,7 @@ FAMILIES_OF_EVERY_EXPORT = ("marian", "t5")
 """Those with every kind of export. The others have those that a class of ours is in, and full."""
 
 WITHOUT_PACKAGE = """
-    import importlib.util, json, sys, warnings
+    import json, sys, warnings
     from pathlib import Path
     import torch, transformers
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
@@ -58,9 +58,6 @@ WITHOUT_PACKAGE = """
 
     for expected in sorted(folder.glob("*/*.pt")):
         family, export = expected.parent.name, expected.stem
-        if export == "adapter" and importlib.util.find_spec("peft") is None:
-            found["no peft"] = True
-            continue
         model = load(expected.with_suffix(""))
         expected = torch.load(expected)
         with torch.no_grad():
@@ -184,8 +181,6 @@ def test_every_export_computes_and_translates_where_the_package_is_not_installed
     assert found["version"].split(".")[0] == version
     exports = {f"{path.parent.name} {path.stem}" for path in folder.glob("*/*.pt")}
     assert len(exports) == 3 * 7 + 4 * 2
-    if found.get("no peft"):
-        exports -= {export for export in exports if export.endswith("adapter")}
     assert found["differences"].keys() == exports
     assert {name: difference for name, difference in found["differences"].items() if not difference < 1e-5} == {}
     for name in exports:
@@ -202,8 +197,6 @@ def test_every_export_computes_and_translates_where_the_package_is_not_installed
         assert translated == translations(folder, family, export), name
     assert len(found["translated"]) == {"5": 7 + 1, "4": 14 + 1}[version]
     assert_nothing_alarming(found["stderr"])
-    if found.get("no peft"):
-        pytest.skip(f"all but adapters was tested: there is no peft beside transformers {found['version']}")
 
 
 @pytest.mark.parametrize("version", INTERPRETERS)

@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
@@ -17,8 +16,7 @@ from hf_ats.partition import PartitionConfig, at_level, partition_
 from tests.checkpoints import GERMAN, logits
 from tests.models import probe_batch, tiny_config, tiny_model
 from tests.tokenizers import KINDS, tiny_tokenizer
-
-VERSION_5 = pytest.mark.skipif(transformers.__version__ < "5", reason="version 4 has these words itself")
+from tests.versions import needs_5
 
 
 def written(directory) -> tuple[dict, set[str]]:
@@ -34,7 +32,7 @@ def unscaled_t5(seed: int = 0):
     return model.eval()
 
 
-@VERSION_5
+@needs_5("transformers 4 has these words itself")
 @pytest.mark.parametrize("export", [export_full, export_core])
 @pytest.mark.parametrize("family", ["t5 1.1", "mt5"])
 def test_a_t5_without_scaled_states_says_so_as_version_4_does(family, export, tmp_path):

@@ -28,12 +28,10 @@ class Contents:
 
     Attributes:
         level: `"core"`, `"full"`, or a ladder's own name of a level.
-        kind: of the export, as in `ExportReport`.
         files: what lies where: a path on disk, or the bytes themselves, by path in the repository.
     """
 
     level: str
-    kind: str
     files: dict[str, Path | bytes]
 
     @property
@@ -145,7 +143,7 @@ def collect(run_directory: str | os.PathLike, results: dict, level: str) -> Cont
     files: dict[str, Path | bytes] = {name: directory / name for name in report.files}
     if (run / PLOT).is_file():
         files[PLOT] = run / PLOT
-    return Contents(level, report.kind, files)
+    return Contents(level, files)
 
 
 def given(**facts) -> dict:
