@@ -251,3 +251,9 @@ def test_a_device_goes_by_the_name_of_the_gpu_or_by_its_kind(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     assert decoding.device_name(torch.device("cuda:1")) == "GPU 1"
     assert decoding.device_name(torch.device("cpu")) == "cpu"
+
+
+def test_the_settings_hold_whatever_else_was_given(model, tokenizer):
+    given = dict(num_beams=2, max_length=9, length_penalty=0.6, early_stopping="never", no_repeat_ngram_size=None)
+    expected = dict(num_beams=2, max_length=9, length_penalty=0.6, early_stopping="never")
+    assert decoding_settings(model, tokenizer, **given) == expected

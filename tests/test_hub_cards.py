@@ -325,6 +325,8 @@ def test_a_missing_fact_is_named_with_its_file_and_remedy(copied):
     refused(f"{where} has no samples, .*--resume_from_checkpoint True", samples=[])
     data = results["data"] | {"source_lang": "src", "target_lang": "tgt"}
     refused(f"section 'data' of {where}: language 'src' .*--card_languages", data=data)
+    nameless = {name: fact for name, fact in results["data"].items() if name != "name"}
+    refused(f"{where} does not name the data of the training; report again with .*data_facts", data=nameless)
     worse = copy.deepcopy(results["levels"])
     worse["core"]["bleu"] = None
     refused(f"{where}: level 'core' has no bleu; score the run again", levels=worse)

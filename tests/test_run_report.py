@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 from transformers import TrainerCallback
@@ -125,6 +126,18 @@ def test_it_can_be_made_again_and_of_a_baseline(tmp_path):
     assert other["run_id"] != first["run_id"]
     assert other["levels"]["full"]["weights_sha256"] != first["levels"]["full"]["weights_sha256"]
     assert "test_full_tokens_per_second" not in logs_of(trainer)[-1]
+
+
+def test_scores_of_another_training_do_not_stay_beside_the_exports_of_this_one(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, partition=False)
+    trainer.train()
+    given = dict(sources=GERMAN[:2], references=ENGLISH[:2], **LANGUAGES, speed_sentences=0, max_length=8)
+    report_trained(trainer, **given)
+    # The function of the same name hides the module from a dotted path.
+    monkeypatch.setattr(sys.modules[report_trained.__module__], "measure_networks", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report_trained(trainer, **given)
+    assert (tmp_path / "run/full/export.json").is_file() and not (tmp_path / "run/results.json").exists()
 
 
 def test_what_cannot_be_reported_is_refused_before_anything_is_written(tmp_path):

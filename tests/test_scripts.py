@@ -600,6 +600,8 @@ def test_an_adapter_that_cannot_be_begun_from_ends_with_a_sentence(change, messa
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     arguments = f"--output_dir {tmp_path / 'run'} --use_cpu --adapter_name_or_path {adapter}".split()
+    if "base_model_name_or_path" not in change:
+        arguments += ["--model_name_or_path", str(adapted[0] / "base")]
     with pytest.raises(SystemExit, match=message):
         run_here("train_translation.py", *arguments, monkeypatch=monkeypatch)
     assert not (tmp_path / "run").exists(), "nothing was begun"
