@@ -33,13 +33,12 @@ RUN PIP_INDEX_URL="${TORCH_INDEX_URL}" pip install "torch==${TORCH_VERSION}"
 
 COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
 COPY model_cards model_cards
+COPY recipes recipes
+COPY scripts scripts
 COPY hf_ats hf_ats
 # The tested versions, except that the torch of the layer above stays.
 RUN sed -i "s/^torch==.*/torch==${TORCH_VERSION}/" constraints.txt \
     && pip install -c constraints.txt .
-
-COPY scripts scripts
-COPY recipes recipes
 
 # A fixed id, so that folders can be prepared for it; mounted folders must be writable by it, or run with --user.
 RUN useradd --create-home --uid 1000 ats \

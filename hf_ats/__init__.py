@@ -16,7 +16,7 @@ from hf_ats.partition import (
 )
 from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ATSSeq2SeqTrainer",

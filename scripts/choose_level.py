@@ -23,7 +23,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.data import default_corpus, read_lines
-from hf_ats.evaluation import (
+from hf_ats.deployment import (
     Budget,
     choose_level,
     copy_export,

@@ -18,8 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_ats.evaluation import read_results, render_comparison, update_marked_block
-from hf_ats.images import TASK, render_images
+from examples.image_classification import TASK, render_images
+from hf_ats.results import read_results, render_comparison, update_marked_block
 
 
 def main() -> int:

@@ -16,8 +16,10 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.checkpoint import load_network, load_tokenizer, stored_levels
-from hf_ats.data import load_corpus, set_languages_, source_prefix
-from hf_ats.evaluation import score_translations, translate, write_json
+from hf_ats.data import load_corpus
+from hf_ats.evaluation import score_translations, translate
+from hf_ats.results import write_json
+from hf_ats.run import set_languages_, source_prefix
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from hf_ats.evaluation import read_results, write_results
-from hf_ats.hub.cards import render_card
-from hf_ats.hub.portable import portable_results
+from hf_ats.results import read_results, write_results
+from hf_ats.results.cards import render_card
+from hf_ats.results.portable import portable_results
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_ats.evaluation import write_report_page
+from hf_ats.results import write_report_page
 
 
 def main() -> None:

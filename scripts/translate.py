@@ -18,8 +18,9 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.checkpoint import load_network, load_tokenizer
-from hf_ats.data import read_lines, set_languages_, source_prefix
+from hf_ats.data import read_lines
 from hf_ats.evaluation import translate
+from hf_ats.run import set_languages_, source_prefix
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
-from ..travelling.pipeline_ats import longest_input, with_generation_defaults
+from ..remote_code.pipeline_ats import longest_input, with_generation_defaults
 from .exports import export_adapter, export_core, export_full, export_level, export_stock
 from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
 from .networks import check_core_class

@@ -4,9 +4,9 @@ import re
 
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSeq2SeqLM, pipelines
 
-from ..travelling import modeling_ats
-from ..travelling.modeling_cifar_resnet import CifarResNetForImageClassification
-from ..travelling.pipeline_ats import ATSTranslationPipeline
+from ..remote_code import modeling_ats
+from ..remote_code.modeling_cifar_resnet import CifarResNetForImageClassification
+from ..remote_code.pipeline_ats import ATSTranslationPipeline
 
 CORE_CLASSES = (
     modeling_ats.ATSMarianMTModel,

@@ -7,7 +7,6 @@ from .batches import TokenBudgetBatchSampler, sequence_lengths
 from .collator import TranslationCollator, shift_right
 from .corpora import load_corpus, load_parallel
 from .embedded_corpus import default_corpus
-from .languages import set_languages_, set_source_prefix_, source_prefix
 from .parallel_text import read_lines
 from .tokenization import tokenize_corpus
 from .tokenizer import train_tokenizer
@@ -20,10 +19,7 @@ __all__ = [
     "load_parallel",
     "read_lines",
     "sequence_lengths",
-    "set_languages_",
-    "set_source_prefix_",
     "shift_right",
-    "source_prefix",
     "tokenize_corpus",
     "train_tokenizer",
 ]

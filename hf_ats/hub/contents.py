@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint import ExportReport
-from ..evaluation import json_text, read_results, report_page, weights_sha256
+from ..results import json_text, read_results, report_page, weights_sha256
+from ..results.cards import render_card
+from ..results.facts import update_facts
+from ..results.portable import portable_results
 from .account import repository_names
-from .cards import render_card
-from .facts import update_facts
-from .portable import portable_results
 
 RESULTS = "results.json"
 CARD = "README.md"

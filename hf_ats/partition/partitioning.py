@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from ..travelling.attention_ats import allow_narrow_keys_, check_attention
+from ..remote_code.attention_ats import allow_narrow_keys_, check_attention
 from .config import ADAPTER, PartitionConfig
 from .network import _unwrapped, is_partitioned, partition_config
 from .presets import find_targets, longest_match

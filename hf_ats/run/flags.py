@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..architectures import ARCHITECTURES
 from ..partition.config import INITS, ROLES
 from ..training import ATSSeq2SeqTrainingArguments
+from .architectures import ARCHITECTURES
 from .recipes import FlagParser
 
 
@@ -178,7 +178,7 @@ class CardArguments:
     )
 
     def facts(self, dataset_name: str | None, model_name: str | None) -> dict:
-        """The facts of the cards, as `hf_ats.hub.facts` has them.
+        """The facts of the cards, as `hf_ats.results.facts` has them.
 
         Args:
             dataset_name: what the data were loaded by, unless from text files.

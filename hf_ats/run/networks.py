@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel
 
-from ..architectures import build_model, keep_pad_row_zero_
 from ..data import train_tokenizer
 from ..partition import read_adapter_config
 from ..training import ATSSeq2SeqTrainingArguments
+from .architectures import build_model, keep_pad_row_zero_
 from .flags import DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)

@@ -7,20 +7,13 @@ from pathlib import Path
 import transformers
 
 from ..checkpoint import check_core_class, longest_input
-from ..data import (
-    TokenBudgetBatchSampler,
-    TranslationCollator,
-    load_corpus,
-    sequence_lengths,
-    set_languages_,
-    set_source_prefix_,
-    tokenize_corpus,
-)
+from ..data import TokenBudgetBatchSampler, TranslationCollator, load_corpus, sequence_lengths, tokenize_corpus
 from ..evaluation import build_compute_metrics, decoding_settings
-from ..hub.facts import check_facts, hub_languages
 from ..partition import PartitionConfig, partition_, partition_config, partition_from_adapter_, read_adapter_config
+from ..results.facts import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments
+from .languages import set_languages_, set_source_prefix_
 from .networks import base_of_adapter, from_pretrained, from_scratch
 from .recipes import Recipe
 from .start import start

@@ -4,7 +4,6 @@ import argparse
 import difflib
 import json
 import re
-import sys
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,8 +14,10 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 import yaml
 from transformers import HfArgumentParser
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-"""The recipes of the checkout that this package is imported from, if it is not an installed one."""
+from .. import recipes
+
+RECIPES = Path(recipes.__file__).parent
+"""The folder of the recipes that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,12 @@ def find_recipe(name: str) -> Path:
     Raises:
         FileNotFoundError: there is neither.
     """
-    # A checkout's script may well run with an installed package, and its recipes lie beside `scripts/`.
-    folders = [Path(sys.argv[0]).resolve().parent.parent / "recipes", RECIPES]
     paths = [Path(name)]
     if Path(name).name == name:
-        paths += [folder / file for folder in folders for file in (name, f"{name}.yaml")]
+        paths += [RECIPES / file for file in (name, f"{name}.yaml")]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        known = ", ".join(sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})) or "no recipe"
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         raise FileNotFoundError(f"--recipe {name} is neither a file nor a name in recipes/, which holds {known}.")
     return found
 

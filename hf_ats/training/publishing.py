@@ -213,7 +213,7 @@ def _languages(given) -> tuple[str, str] | None:
 
 def _has_report(trainer) -> bool:
     """Whether the output directory has the results of this training."""
-    from ..evaluation import read_results
+    from ..results import read_results
 
     path = Path(trainer.args.output_dir) / _RESULTS
     if not path.is_file():
@@ -226,7 +226,7 @@ def _has_report(trainer) -> bool:
 
 def _report(trainer, model, language: tuple[str, str] | None, data: str | None, facts: dict) -> None:
     """The report of the training script, on the validation data that the trainer has."""
-    from ..hub.facts import check_facts
+    from ..results.facts import check_facts
     from ..run import report_trained
 
     tokenizer, dataset = trainer.processing_class, trainer.eval_dataset

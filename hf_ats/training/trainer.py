@@ -17,12 +17,7 @@ from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
 from .publishing import PublishesRuns
 from .reduction import all_reduce_gradients, broadcast_statistics
-from .refusals import (
-    refuse_another_partition,
-    refuse_second_training,
-    refuse_unkept_laws,
-    refuse_unpartitioned,
-)
+from .refusals import refuse_another_partition, refuse_second_training, refuse_unkept_laws, refuse_unpartitioned
 from .schedules import levels_at_step, trained_levels
 from .sharding import frozen, gathered_copy, is_sharded, prepare_sharding_
 

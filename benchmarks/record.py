@@ -1,0 +1,96 @@
+"""The file of a benchmark: what was measured, on what, with which command."""
+
+import datetime
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from hf_ats.evaluation import device_name
+from hf_ats.results import installed_versions, read_json, write_json
+
+FORMAT = 1
+_SECTIONS = ("benchmark", "command", "created", "versions", "machine", "settings", "measurements", "ratios")
+# What decides on a CPU how often memory goes back to the system, which a training step feels.
+_ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def build_record(
+    benchmark: str,
+    *,
+    settings: dict,
+    measurements: dict[str, dict],
+    ratios: dict[str, dict],
+    device: torch.device | str = "cpu",
+    command: str | None = None,
+) -> dict:
+    """The contents of a benchmark's file; adds when, where, with which command and versions it was made.
+
+    Args:
+        benchmark: which one, such as `"training"`.
+        settings: everything that was chosen: model, batch, precision, rounds.
+        measurements: by the name of what was measured, its figures; each name says its unit (`seconds`, `bytes`,
+            `tokens_per_second`), and a figure is a number or a `spread`.
+        ratios: by name, such as `"core step / stock step"`: a `spread` of paired quotients, or `{"value": x}` for one
+            that was counted, and where it is known `limit`, the quotient that FLOPs or numbers of parameters alone
+            would allow.
+        device: what it ran on.
+        command: the command line; by default that of this process.
+    """
+    return {
+        "format": FORMAT,
+        "benchmark": benchmark,
+        "command": command or shlex.join(["python", *sys.argv]),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": installed_versions(),
+        "machine": describe_machine(device),
+        "settings": settings,
+        "measurements": measurements,
+        "ratios": ratios,
+    }
+
+
+def write_record(path: str | os.PathLike, record: dict) -> None:
+    """Writes the file, wholly or not at all; its folder is made if need be."""
+    write_json(path, record)
+
+
+def read_record(path: str | os.PathLike) -> dict:
+    """Reads what `write_record` wrote.
+
+    Raises:
+        ValueError: the file holds no JSON, or not the record of a benchmark; the message names the file.
+    """
+    record = read_json(path, "give a file that a benchmark script wrote.")
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path} does not hold a benchmark in format {FORMAT}; give a file that a benchmark wrote.")
+    missing = [section for section in _SECTIONS if section not in record]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; run its benchmark again.")
+    return record
+
+
+def describe_machine(device: torch.device | str = "cpu") -> dict:
+    """What a figure depends on besides the code: processor, cores, threads, device, and how memory is handed out."""
+    device = torch.device(device)
+    chosen = {name: value for name, value in os.environ.items() if name.startswith(_ALLOCATOR)}
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device_name(device),
+        "system": platform.system(),
+        "allocator": chosen,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

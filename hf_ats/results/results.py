@@ -1,0 +1,314 @@
+"""`results.json`: what a run found, and everything that is needed to say how."""
+
+import datetime
+import hashlib
+import json
+import math
+import os
+import shlex
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .provenance import installed_versions, without_secrets
+
+FORMAT = 1
+_WEIGHTS = (".safetensors", ".bin")
+_SECTIONS = {
+    "format": int,
+    "command": str,
+    "created": str,
+    "versions": dict,
+    "seed": int,
+    "model": dict,
+    "partition": (dict, type(None)),
+    "data": dict,
+    "training": dict,
+    "levels": dict,
+}
+# Not in files of earlier versions.
+_OPTIONAL_SECTIONS = {"run_id": str, "samples": list, "card": dict}
+_SAMPLE_FIELDS = ("source", "reference", "translations")
+_TRAINING_FIELDS = ("schedule", "epochs", "steps", "flops", "seconds")
+_LEVEL_FIELDS = ("parameters", "size_bytes")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the results of a kind of run hold beside what all of them do."""
+
+    sections: dict
+    training_fields: tuple[str, ...]
+    level_fields: tuple[str, ...]
+
+
+_TASKS = {
+    "translation": _Task(
+        {"generation": dict}, (), ("flops_per_token", "bleu", "chrf", "bleu_signature", "chrf_signature")
+    ),
+    "image-classification": _Task({}, ("epoch_forward_flops",), ("flops_per_image", "accuracy")),
+}
+
+
+def build_results(
+    *,
+    levels: dict[str, dict],
+    seed: int,
+    model: dict,
+    partition: dict | None,
+    data: dict,
+    training: dict,
+    generation: dict | None = None,
+    samples: list[dict] | None = None,
+    card: dict | None = None,
+    command: str | None = None,
+    task: str = "translation",
+) -> dict:
+    """The contents of `results.json`; adds when, with which command and with which versions they were found.
+
+    Args:
+        levels: for each level that the run trained, from the smallest core to `"full"`: `parameters` of the exported
+            network, `size_bytes` of its weights on disk (`weights_size`), `flops_per_token`
+            (`hf_ats.partition.flops`), `bleu`, `chrf` and their signatures (`score_translations`), and
+            `decoding_speed`, what `compare_decoding_speed` says of it, or None where it was not measured. Of images
+            `flops_per_image` and `accuracy` in percent instead of all from `flops_per_token` on.
+        seed: of the training.
+        model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
+            tells it apart, such as its sizes.
+        partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
+        data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
+            `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); as far as
+            there are such, `test_name`, the data's `config`, `source_prefix` and the tokenizer's codes of languages.
+        training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
+            and the `arguments` that differ from their defaults. Of a run that went on from a checkpoint `seconds` are
+            those since then, and `resumed_from` names it.
+        generation: how the scored translations were decoded, such as `num_beams` and `max_length`; of translation
+            alone.
+        samples: a few sentences, as `select_samples` picks them; of translation alone.
+        card: what a person alone knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
+        command: the command line; by default that of this process. Secrets in it are left out.
+        task: `"translation"` or `"image-classification"`.
+
+    Returns:
+        `dict` with those sections and `format`, `run_id` (32 hexadecimal digits, of no other run), `created` (UTC,
+        ISO 8601) and `versions`.
+
+    Raises:
+        ValueError: there is no level, or one of them or `training` lacks a field.
+    """
+    command = without_secrets(shlex.join(["python", *sys.argv]) if command is None else command)
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    results = {
+        "format": FORMAT,
+        "run_id": uuid.uuid4().hex,
+        "task": task,
+        "command": command,
+        "created": created,
+        "versions": installed_versions(),
+        "seed": seed,
+        "model": model,
+        "partition": partition,
+        "data": data,
+        "training": training,
+        **({} if generation is None else {"generation": generation}),
+        "levels": levels,
+        **({} if samples is None else {"samples": samples}),
+        **({} if card is None else {"card": card}),
+    }
+    _check(results, "results")
+    return results
+
+
+def write_results(path: str | os.PathLike, results: dict) -> None:
+    """Writes results as JSON, wholly or not at all: a reader never sees half a file, nor does a crash leave one.
+
+    JSON has no NaN and no infinity: a loss that diverged is written as null. Numpy and torch scalars, paths and dates
+    are written as numbers and text.
+
+    Args:
+        path: the file, by custom `OUTPUT_DIR/results.json`; its folder is made if need be.
+        results: what `build_results` returned.
+
+    Raises:
+        ValueError: a section is missing or a level lacks a field.
+        TypeError: a value has no form in JSON.
+    """
+    _check(results, "results")
+    write_json(path, results)
+
+
+def read_results(path: str | os.PathLike, task: str | None = "translation") -> dict:
+    """Reads what `write_results` wrote.
+
+    Args:
+        path: the file.
+        task: of the run; None for any.
+
+    Raises:
+        ValueError: the file holds no JSON, not the results of a run, or those of another task; the message names the
+            file.
+    """
+    results = read_json(path, "give a results.json that a training script wrote.")
+    _check(results, str(path))
+    if task not in (None, _task(results)):
+        raise ValueError(
+            f"{path} holds the results of {_task(results)}, and these are tables of {task}; give runs of this task."
+        )
+    return results
+
+
+def read_json(path: str | os.PathLike, remedy: str):
+    """Reads one JSON file.
+
+    Raises:
+        ValueError: it holds no JSON; the message names the file and ends with the remedy.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from None
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes one JSON file atomically; values as in `write_results`."""
+    write_text(path, json_text(value))
+
+
+def json_text(value) -> str:
+    """A value as `write_json` writes it."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes one text file, wholly or not at all; its folder is made if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since only within one file system is the replacement atomic.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that the owner alone may read; give it the permissions of any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def weights_size(directory: str | os.PathLike) -> int:
+    """Bytes of the weights in a checkpoint: its `.safetensors` and `.bin` files, without tokenizer and configuration.
+
+    Raises:
+        ValueError: there are none.
+    """
+    weights = [file for file in Path(directory).iterdir() if file.suffix in _WEIGHTS]
+    if not weights:
+        raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
+    return sum(file.stat().st_size for file in weights)
+
+
+def weights_sha256(directory: str | os.PathLike) -> dict[str, str]:
+    """SHA-256 of each file of weights in a checkpoint, by name, which tells one training from another."""
+    hashes = {}
+    for file in sorted(Path(directory).iterdir()):
+        if file.suffix in _WEIGHTS:
+            with file.open("rb") as stream:
+                hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def fingerprint(*columns: Sequence[str]) -> str:
+    """16 hexadecimal digits that tell one text from another, wherever its files lie: sources and references, say."""
+    return hashlib.sha256(json.dumps([list(column) for column in columns]).encode()).hexdigest()[:16]
+
+
+def select_samples(
+    sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 20
+) -> list[dict]:
+    """Sentences for people to look at, evenly spaced over the set, so that whoever picks them has no hand in it.
+
+    Args:
+        sources: the sentences, without a model's prefix.
+        references: one of each.
+        translations: by level, one of each.
+        number: how many; fewer where the set is smaller.
+
+    Returns:
+        `list[dict]`: of each `source`, `reference`, and `translations` by level.
+    """
+    number = min(number, len(sources))
+    rows = [i * len(sources) // number for i in range(number)]
+    return [
+        {
+            "source": sources[row],
+            "reference": references[row],
+            "translations": {level: texts[row] for level, texts in translations.items()},
+        }
+        for row in rows
+    ]
+
+
+def _task(results: dict) -> str:
+    # Files of earlier versions are of the one task that there was.
+    return results.get("task", "translation")
+
+
+def _check(results, what: str) -> None:
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        raise ValueError(f"{what} does not hold the results of a run in format {FORMAT}, as build_results makes them.")
+    if _task(results) not in _TASKS:
+        raise ValueError(f"{what}: task={_task(results)!r} is not known; write one of {', '.join(_TASKS)}.")
+    task = _TASKS[_task(results)]
+    for section, kind in (_SECTIONS | task.sections).items():
+        if section not in results:
+            raise ValueError(f"{what} has no section {section!r}; build_results makes all of them.")
+        if not isinstance(results[section], kind):
+            raise ValueError(f"{what}: section {section!r} is a {type(results[section]).__name__}.")
+    for section, kind in _OPTIONAL_SECTIONS.items():
+        if not isinstance(results.get(section, kind()), kind):
+            raise ValueError(f"{what}: section {section!r} is a {type(results[section]).__name__}.")
+    for number, sample in enumerate(results.get("samples", []), 1):
+        _check_fields(sample, _SAMPLE_FIELDS, f"{what}: sample {number}")
+    _check_fields(results["training"], _TRAINING_FIELDS + task.training_fields, f"{what}: section 'training'")
+    if not results["levels"]:
+        raise ValueError(f"{what}: section 'levels' is empty; give the figures of at least one level.")
+    for level, figures in results["levels"].items():
+        _check_fields(figures, _LEVEL_FIELDS + task.level_fields, f"{what}: level {level!r}")
+
+
+def _check_fields(figures: dict, fields: tuple[str, ...], where: str) -> None:
+    missing = [field for field in fields if field not in figures]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}.")
+
+
+def _plain(value):
+    """`value` in the types that JSON has."""
+    if isinstance(value, (np.generic, torch.Tensor)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    raise TypeError(
+        f"{value!r} is a {type(value).__name__}, which JSON cannot hold; write a number, text, list or dict."
+    )

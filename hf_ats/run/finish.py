@@ -1,0 +1,276 @@
+"""Everything after training: export, translate, score, time, and write it down."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from ..checkpoint import check_replaceable, export_level, longest_input
+from ..evaluation import decoding_settings, measure_networks, sample_translations
+from ..partition import is_partitioned, partition_config
+from ..remote_code.pipeline_ats import language_codes
+from ..results import (
+    build_results,
+    fingerprint,
+    plot_training,
+    read_results,
+    render_table,
+    select_samples,
+    weights_sha256,
+    weights_size,
+    write_results,
+)
+from ..results.page import write_report_page
+from ..training import ATSSeq2SeqTrainer
+from .languages import set_source_prefix_
+from .preparation import Run
+
+logger = logging.getLogger(__name__)
+
+
+def report(run: Run, model: PreTrainedModel, seconds: float) -> None:
+    """Export what was trained, then translate, score and time it from there; for the main process.
+
+    Args:
+        run: what was prepared.
+        model: what `trainer.whole_model()` gave.
+        seconds: of the training.
+    """
+    data = run.data_args
+    languages = (data.source_lang, data.target_lang)
+    sources, references = ([pair[lang] for pair in run.corpus[run.test]["translation"]] for lang in languages)
+    results = report_trained(
+        run.trainer,
+        model,
+        sources=sources,
+        references=references,
+        source_lang=data.source_lang,
+        target_lang=data.target_lang,
+        part=run.test,
+        source_prefix=data.source_prefix,
+        speed_sentences=data.speed_sentences,
+        truncate=data.long_sentences != "error",
+        model_facts={
+            "name": run.model_args.model_name_or_path or run.model_args.architecture,
+            **{name: value for name, value in vars(run.model_args).items() if value is not None},
+        },
+        data_facts={
+            "name": data.dataset_name or data.train_prefix or "embedded default corpus",
+            **({"config": data.dataset_config_name} if data.dataset_config_name else {}),
+            **({"test_name": Path(data.test_prefix).name} if data.test_prefix and run.test == "test" else {}),
+            **{part: len(pairs) for part, pairs in run.corpus.items()},
+        },
+        card=run.card,
+        seconds=seconds,
+        recipe=asdict(run.recipe) if run.recipe else None,
+        **run.generation,
+    )
+    levels, samples = results["levels"], results["samples"]
+    columns = [[sample[column] for sample in samples] for column in ("source", "reference")]
+    translations = {level: [sample["translations"][level] for sample in samples] for level in levels}
+    print(f"\n{sample_translations(*columns, translations)}\n\n{render_table(results)}")
+    print(f"\nWritten to {run.trainer.args.output_dir}: {', '.join([*levels, 'results.json', 'report.html'])}")
+
+
+def report_trained(
+    trainer: ATSSeq2SeqTrainer,
+    model: PreTrainedModel | None = None,
+    *,
+    sources: Sequence[str],
+    references: Sequence[str],
+    source_lang: str,
+    target_lang: str,
+    part: str = "test",
+    source_prefix: str | None = None,
+    speed_sentences: int = 200,
+    truncate: bool = False,
+    model_facts: dict | None = None,
+    data_facts: dict | None = None,
+    card: dict | None = None,
+    seconds: float | None = None,
+    recipe: dict | None = None,
+    **generate_kwargs,
+) -> dict:
+    """Leaves everything that the training script leaves: what `scripts/train_translation.py` does after training.
+
+    Writes into `trainer.args.output_dir`: an export of each level that was trained (`core/`, `full/`, ...), its
+    translations (`translations.core.txt`, ...), `results.json`, `training.png` and `report.html`. Logs the scores once
+    through `trainer.log` as `test_<level>_bleu`, `test_<level>_chrf` and `test_<level>_tokens_per_second`, so that
+    TensorBoard and other trackers have them.
+
+    For the main process alone; under FSDP every process calls `trainer.whole_model()` before, and the main one hands
+    its model over.
+
+    Args:
+        trainer: one that has trained, with the tokenizer as its `processing_class`.
+        model: what `trainer.whole_model()` gave; by default that is called here.
+        sources: the sentences to score on, without prefix.
+        references: a translation of each.
+        source_lang: code of the sources' language, such as `"de"`.
+        target_lang: that of the references'.
+        part: what these sentences are, `"test"` or `"validation"`.
+        source_prefix: text before every source, which T5 needs; kept in the exports' configs, where the pipeline finds
+            it. By default what the model's config has.
+        speed_sentences: how many of them the decoding speed is measured on; 0 leaves it out.
+        truncate: cut sources that are longer than the model reads, instead of raising.
+        model_facts: what `results.json` says of the model beside its class; by default the `name` that it was loaded
+            by.
+        data_facts: what it says of the data beside languages and part, such as `name` and the size of `train`.
+        card: what a person alone knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
+        seconds: of the training; by default what the trainer logged.
+        recipe: the recipe that the run was started with.
+        generate_kwargs: what `generate` takes, such as `num_beams=5`; by default the model's generation config.
+
+    Returns:
+        `dict`: the contents of `results.json`.
+
+    Raises:
+        ValueError: the trainer has not trained or has no tokenizer, there is nothing to score, or a sentence is too
+            long.
+        FileExistsError: something that no export wrote is where an export goes; nothing is written then.
+
+    Example:
+
+    ```python
+    >>> trainer.train()
+    >>> results = report_trained(trainer, sources=german, references=english, source_lang="de", target_lang="en")
+    >>> results["levels"]["core"]["bleu"]
+    ```
+    """
+    args, state, tokenizer = trainer.args, trainer.state, trainer.processing_class
+    seconds = _training_seconds(trainer) if seconds is None else seconds
+    if tokenizer is None:
+        raise ValueError(
+            "the trainer has no tokenizer to translate with; write ATSSeq2SeqTrainer(..., processing_class=tokenizer)."
+        )
+    model = trainer.whole_model() if model is None else model
+    source_prefix = set_source_prefix_(model, source_prefix)
+    inputs = [source_prefix + source for source in sources]
+    _check_sentences(inputs, references, tokenizer, sys.maxsize if truncate else longest_input(model.config))
+    output_dir = Path(args.output_dir)
+    directories = {name: output_dir / name for name in (trainer.level_names[i] for i in trainer.trained_levels)}
+    for directory in directories.values():
+        check_replaceable(directory)
+    earlier = _earlier_results(output_dir)
+    # They must not stay beside the exports of another training, should this report not come to its end.
+    (output_dir / "results.json").unlink(missing_ok=True)
+    for name, directory in directories.items():
+        logger.info("Exporting %s", directory)
+        export_level(model, directory, level=name, tokenizer=tokenizer)
+    if any("loss" in entry for entry in state.log_history):  # a run shorter than logging_steps has no curve
+        plot_training(state.log_history, output_dir / "training.png", title=output_dir.name)
+
+    networks = {
+        name: AutoModelForSeq2SeqLM.from_pretrained(directory).to(args.device)
+        for name, directory in directories.items()
+    }
+    levels, translations = measure_networks(
+        networks,
+        tokenizer,
+        inputs,
+        references,
+        batch_size=args.per_device_eval_batch_size,
+        speed_sentences=speed_sentences,
+        truncate=truncate,
+        **generate_kwargs,
+    )
+    for name, directory in directories.items():
+        levels[name] |= {"size_bytes": weights_size(directory), "weights_sha256": weights_sha256(directory)}
+        lines = "\n".join(translations[name]) + "\n"
+        (output_dir / f"translations.{name}.txt").write_text(lines, encoding="utf-8")
+
+    given = args.resume_from_checkpoint
+    results = build_results(
+        levels=levels,
+        seed=args.seed,
+        model={"name": model.name_or_path, "class": type(model).__name__, **(model_facts or {})},
+        partition=partition_config(model).to_dict() if is_partitioned(model) else None,
+        data={
+            "source_lang": source_lang,
+            "target_lang": target_lang,
+            **_input_facts(tokenizer, source_prefix),
+            "test_part": part,
+            "test_fingerprint": fingerprint(sources, references),
+            part: len(sources),
+            **(data_facts or {}),
+        },
+        training={
+            "schedule": args.schedule,
+            "processes": args.world_size,
+            "epochs": state.epoch,
+            "steps": state.global_step,
+            "flops": state.total_flos,
+            "seconds": seconds,
+            **({"resumed_from": given} if given else {}),
+            "arguments": args.changed_fields(),
+            **({"recipe": recipe} if recipe else {}),
+        },
+        generation=decoding_settings(next(iter(networks.values())), tokenizer, **generate_kwargs),
+        samples=select_samples(sources, references, translations),
+        card=card,
+    )
+    if _same_weights(earlier, results):  # the run that was reported before, and may be on the Hub already
+        results["run_id"] = earlier["run_id"]
+    write_results(output_dir / "results.json", results)
+    state.save_to_json(output_dir / "trainer_state.json")  # before the scores, which are no part of its curves
+    write_report_page(output_dir)
+    trainer.log(_final_scores(levels))
+    return results
+
+
+def _earlier_results(output_dir: Path) -> dict | None:
+    try:
+        return read_results(output_dir / "results.json")
+    except (OSError, ValueError):
+        return None
+
+
+def _same_weights(earlier: dict | None, results: dict) -> bool:
+    if earlier is None or "run_id" not in earlier:
+        return False
+    before, now = (
+        {name: level.get("weights_sha256") for name, level in found["levels"].items()} for found in (earlier, results)
+    )
+    return before == now
+
+
+def _check_sentences(sources, references, tokenizer, longest: int) -> None:
+    """Refuses what could not be scored, before anything is exported."""
+    if len(sources) != len(references) or not sources:
+        raise ValueError(
+            f"sources has {len(sources)} sentences and references has {len(references)}; give one reference for each, "
+            "and at least one of both."
+        )
+    for place, source in enumerate(sources, 1):
+        tokens = len(tokenizer(source)["input_ids"])
+        if tokens > longest:
+            raise ValueError(
+                f"sentence {place} of sources has {tokens} tokens, and the model reads at most {longest}; shorten or "
+                "split it, or write truncate=True to cut what is over."
+            )
+
+
+def _training_seconds(trainer: ATSSeq2SeqTrainer) -> float:
+    """Wall time of the last training, from the log."""
+    for entry in reversed(trainer.state.log_history):
+        if "train_runtime" in entry:
+            return entry["train_runtime"]
+    raise ValueError("the trainer has not trained, so there is nothing to report; call trainer.train() before.")
+
+
+def _input_facts(tokenizer, source_prefix: str) -> dict[str, str]:
+    """What a user of the model has to say or write beside the sentence, as far as there is any such thing."""
+    facts = {"source_prefix": source_prefix} if source_prefix else {}
+    if language_codes(tokenizer):
+        facts |= {"tokenizer_source_lang": tokenizer.src_lang, "tokenizer_target_lang": tokenizer.tgt_lang}
+    return facts
+
+
+def _final_scores(levels: dict[str, dict]) -> dict[str, float]:
+    # Not "eval_", the prefix of the curves over the steps.
+    scores = {f"test_{name}_{score}": level[score] for name, level in levels.items() for score in ("bleu", "chrf")}
+    speeds = {name: level["decoding_speed"] for name, level in levels.items() if level["decoding_speed"]}
+    return scores | {f"test_{name}_tokens_per_second": speed["tokens_per_second"] for name, speed in speeds.items()}

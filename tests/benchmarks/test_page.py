@@ -1,0 +1,96 @@
+"""The page on performance shows what the files say, and no figure of it is typed by hand."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import build_record, read_record, write_record
+from benchmarks.page import GOALS, plot_goals, plot_steps, record_files, render_goals, update_page
+
+REPOSITORY = Path(__file__).parents[2]
+PROFILE = {"attention": 0.25, "dropout": 0.75}
+
+
+def record(ratios, measurements=None):
+    return build_record("x", settings={}, measurements=measurements or {"a": {"steps": 1}}, ratios=ratios)
+
+
+def test_the_page_of_this_repository_is_rendered_from_its_records(tmp_path):
+    page = REPOSITORY / "docs" / "performance.md"
+    copy = Path(shutil.copy(page, tmp_path / "page.md"))
+    records = record_files(REPOSITORY / "benchmarks" / "results")
+    assert len(records) >= 4
+    assert not update_page(copy, records)
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    goals = readme.split("<!-- begin goals -->")[1].split("<!-- end goals -->")[0].strip()
+    assert goals == render_goals([read_record(record) for record in records])
+    for picture in ("performance-goals.png", "training-steps.png"):
+        assert picture in page.read_text(encoding="utf-8") and page.with_name(picture).is_file()
+
+
+def test_what_varies_a_record_comes_after_it(tmp_path):
+    for name in ("training-no-dropout", "training", "epoch"):
+        (tmp_path / f"{name}.json").touch()
+    assert [file.stem for file in record_files(tmp_path)] == ["epoch", "training", "training-no-dropout"]
+
+
+def test_a_record_fills_its_block(tmp_path):
+    write_record(tmp_path / "fast.json", record({"core step / stock step": dict(median=0.5, low=0.4, high=0.6)}))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin goals -->\n<!-- end goals -->\n<!-- begin fast -->\n<!-- end fast -->\n")
+    assert update_page(page, [tmp_path / "fast.json"])
+    assert not update_page(page, [tmp_path / "fast.json"])
+    goals, fast = page.read_text().split("<!-- end goals -->")
+    assert "core step / stock step" in goals and "0.400 to 0.600" in fast
+
+
+def test_a_block_without_a_record_is_left_as_it_is(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin goals -->\n<!-- end goals -->\n<!-- begin fast -->\n<!-- end fast -->\n")
+    write_record(tmp_path / "fast.json", record({}))
+    assert update_page(page, [])
+    assert page.read_text().endswith("<!-- begin fast -->\n<!-- end fast -->\n")
+    assert update_page(page, [tmp_path / "fast.json"])
+
+
+def test_the_records_that_the_manual_of_decoding_names_have_a_block():
+    """So that they can be rendered as soon as its commands were run."""
+    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    manual = (REPOSITORY / "benchmarks" / "benchmark_inference.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"benchmarks/results/([\w-]+)\.json", manual))
+    assert named == {"inference-runtimes", "inference-width"}
+    for name in named:
+        assert page.count(f"<!-- begin {name} -->") == 1
+
+
+def test_a_record_without_a_block_is_refused(tmp_path):
+    write_record(tmp_path / "slow.json", record({}))
+    (tmp_path / "page.md").write_text("no blocks")
+    with pytest.raises(ValueError, match="begin slow"):
+        update_page(tmp_path / "page.md", [tmp_path / "slow.json"])
+
+
+def test_a_goal_is_reached_or_not():
+    core, sent = "core step / stock step", "bytes of a core step / bytes of a full step, DDP"
+    spread = dict(median=GOALS[core], low=0.4, high=0.6, limit=0.43)
+    first = record({core: spread, sent: {"value": 0.404, "limit": 0.4}})
+    second = record({core: spread | {"median": 0.9}})
+    lines = render_goals([first, second]).splitlines()[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["yes", "yes"]
+    assert [line.split("|")[-2].strip() for line in render_goals([second, first]).splitlines()[2:]] == ["no", "yes"]
+    missed = record({sent: {"value": 0.405, "limit": 0.4}})
+    assert render_goals([missed]).splitlines()[2].split("|")[-2].strip() == "no"
+
+
+def test_the_pictures_are_drawn_or_refused(tmp_path):
+    profiled = {"full step": {"seconds": dict(median=1.0, low=0.9, high=1.1), "profile": PROFILE}}
+    plot_steps(record({}, profiled), tmp_path / "steps.png")
+    plot_goals([record({"core step / stock step": dict(median=0.5, low=0.4, high=0.6)})], tmp_path / "goals.png")
+    for name in ("steps.png", "goals.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="has no profile"):
+        plot_steps(record({}), tmp_path / "none.png")
+    with pytest.raises(ValueError, match="no record has a ratio with a goal"):
+        plot_goals([record({})], tmp_path / "none.png")

@@ -1,0 +1,156 @@
+"""A tokenizer from scratch: what the model and CTranslate2 rely on, and that it is the same wherever it is loaded."""
+
+import json
+import pickle
+import subprocess
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, MarianTokenizer
+
+from hf_ats.data import train_tokenizer
+from hf_ats.data.embedded_corpus import default_pairs
+from tests.support.checkpoints import TRANSFORMERS_4
+from tests.support.versions import EVERY_TOKENIZER
+
+VOCAB_SIZE = 200
+PROBE = ["Das Öl kostet 1,05 €.", "Auf dem Bild sind 29 Äpfel, Straßen und Bäume.", "Unbekannt: 漢字"]
+
+
+@pytest.fixture(scope="module")
+def text():
+    return tuple(zip(*default_pairs(sizes={"train": 1500})["train"], strict=True))
+
+
+def train(text, directory, **changes):
+    arguments = {"vocab_size": VOCAB_SIZE, "source_lang": "de", "target_lang": "en"} | changes
+    return train_tokenizer(*text, directory, **arguments)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["joint", "separate"])
+def tokenizer(request, text, tmp_path_factory):
+    return train(text, tmp_path_factory.mktemp("tokenizer"), joint=request.param)
+
+
+def vocabularies(tokenizer) -> list[dict[str, int]]:
+    return [tokenizer.encoder, tokenizer.target_encoder] if tokenizer.separate_vocabs else [tokenizer.encoder]
+
+
+def test_pad_has_the_last_id_of_a_vocabulary_without_gaps(tokenizer):
+    assert (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (0, 1, VOCAB_SIZE - 1)
+    for vocabulary in vocabularies(tokenizer):
+        assert (vocabulary["</s>"], vocabulary["<unk>"], vocabulary["<pad>"]) == (0, 1, VOCAB_SIZE - 1)
+        assert sorted(vocabulary.values()) == list(range(VOCAB_SIZE))
+    assert len(tokenizer) == tokenizer.vocab_size == VOCAB_SIZE
+
+
+def test_separate_vocabularies_hold_different_pieces(tokenizer):
+    if tokenizer.separate_vocabs:
+        assert "ä" in tokenizer.encoder and "ä" not in tokenizer.target_encoder
+        assert tokenizer.spm_files[0] != tokenizer.spm_files[1]
+    else:
+        assert Path(tokenizer.spm_files[0]).read_bytes() == Path(tokenizer.spm_files[1]).read_bytes()
+
+
+def test_text_comes_back(tokenizer, text):
+    german, english = text[0][:300], text[1][:300]
+    labels = tokenizer(text_target=list(english)).input_ids
+    assert tokenizer.batch_decode(labels, skip_special_tokens=True) == list(english)
+    assert all(ids[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in ids for ids in labels)
+    ids = tokenizer(list(german)).input_ids
+    pieces = [[list(tokenizer.encoder)[i] for i in row[:-1]] for row in ids]
+    assert [tokenizer.spm_source.decode_pieces(row) for row in pieces] == list(german)
+    if not tokenizer.separate_vocabs:
+        assert tokenizer.batch_decode(ids, skip_special_tokens=True) == list(german)
+
+
+def test_capitals_umlauts_signs_and_digits_come_back(text, tmp_path):
+    sentence = "ÄÖÜ äöü ß, Groß und klein: 1234567890 € . !"
+    tokenizer = train(([*text[0], sentence], text[1]), tmp_path)
+    ids = tokenizer(sentence).input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == sentence
+    assert {"1", "9", "0"} <= set(tokenizer.convert_ids_to_tokens(ids))
+
+
+def test_the_directory_holds_what_is_needed_and_reloads_alike(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    files = {"source.spm", "target.spm", "vocab.json", "tokenizer_config.json"} | EVERY_TOKENIZER
+    assert {path.name for path in tmp_path.iterdir()} == files | (
+        {"target_vocab.json"} if tokenizer.separate_vocabs else set()
+    )
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded) is MarianTokenizer
+    assert loaded(PROBE, text_target=PROBE).data == tokenizer(PROBE, text_target=PROBE).data
+    assert (loaded.source_lang, loaded.target_lang, loaded.model_max_length) == ("de", "en", 512)
+    assert loaded.clean_up_tokenization_spaces is False
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy(PROBE, text_target=PROBE).data == tokenizer(PROBE, text_target=PROBE).data
+
+
+def test_transformers_4_gives_the_same_ids(tokenizer, tmp_path):
+    if not TRANSFORMERS_4.exists():
+        pytest.skip(f"{TRANSFORMERS_4} is not there; `make venv-transformers-4` makes it")
+    tokenizer.save_pretrained(tmp_path)
+    program = (
+        "import json, sys, transformers; tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1]); "
+        "probe = json.loads(sys.argv[2]); batch = tokenizer(probe, text_target=probe); "
+        "print(json.dumps([transformers.__version__[0], batch.input_ids, batch.labels, tokenizer.pad_token_id, "
+        "tokenizer.batch_decode(batch.labels, skip_special_tokens=True)]))"
+    )
+    run = subprocess.run(
+        [TRANSFORMERS_4, "-W", "error::UserWarning", "-c", program, tmp_path, json.dumps(PROBE)],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    batch = tokenizer(PROBE, text_target=PROBE)
+    decoded = tokenizer.batch_decode(batch.labels, skip_special_tokens=True)
+    assert json.loads(run.stdout) == ["4", batch.input_ids, batch.labels, VOCAB_SIZE - 1, decoded]
+
+
+def test_the_same_text_gives_the_same_files(text, tmp_path):
+    for name in ("one", "two"):
+        train(text, tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    train((text[1], text[0]), tmp_path / "other", joint=False)
+    assert (tmp_path / "other" / "source.spm").read_bytes() != (tmp_path / "one" / "source.spm").read_bytes()
+
+
+def test_texts_are_read_once_and_training_is_silent(text, tmp_path, capfd):
+    one_pass = (iter(side) for side in text)
+    assert train(one_pass, tmp_path).vocab_size == VOCAB_SIZE
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_largest_and_the_smallest_possible_vocabulary_are_named(tmp_path, joint):
+    text = ["ein Hund", "eine Katze"], ["a dog", "a cat, and another one"]
+    what = "the two texts" if joint else "the source text"
+    with pytest.raises(ValueError, match=rf"vocab_size=9999 is more than {what} can fill: the largest") as largest:
+        train(text, tmp_path, vocab_size=9999, joint=joint)
+    with pytest.raises(ValueError, match=rf"vocab_size=6 is too small for .* {what}: the smallest") as smallest:
+        train(text, tmp_path, vocab_size=6, joint=joint)
+    for error, beyond in ((largest, 1), (smallest, -1)):
+        bound = int(str(error.value).split("possible is ")[1].split(".")[0])
+        texts = text if joint else (text[0], text[0])
+        assert train(texts, tmp_path, vocab_size=bound, joint=joint).vocab_size == bound
+        with pytest.raises(ValueError, match=f"vocab_size={bound + beyond} is"):
+            train(texts, tmp_path, vocab_size=bound + beyond, joint=joint)
+
+
+def test_rare_characters_can_be_left_out(text, tmp_path):
+    rare = ([*text[0], "漢字"], text[1])
+    assert "漢" in train(rare, tmp_path / "all").encoder
+    assert "漢" not in train(rare, tmp_path / "most", character_coverage=0.9995).encoder
+
+
+@pytest.mark.parametrize("texts", [([], []), ([""], [" "])])
+def test_no_text_is_refused(tmp_path, texts):
+    with pytest.raises(ValueError, match="There are no words in the two texts"):
+        train(texts, tmp_path)
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="vocab_size=3 leaves nothing"):
+        train(text, tmp_path, vocab_size=3)

@@ -1,0 +1,259 @@
+import copy
+import random
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from hf_ats.data import default_corpus, train_tokenizer
+from hf_ats.evaluation import compare_decoding_speed, decoding, decoding_settings, decoding_speed, translate
+from hf_ats.partition import PartitionConfig, at_level, partition_
+from tests.support.models import tiny_model
+
+VOCABULARY = 200
+LIMIT = {"max_new_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    rows = default_corpus(sizes={"train": 400, "validation": 10, "test": 23})
+    return {part: [(row["translation"]["de"], row["translation"]["en"]) for row in rows[part]] for part in rows}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus, tmp_path_factory):
+    german, english = zip(*corpus["train"], strict=True)
+    directory = tmp_path_factory.mktemp("tokenizer")
+    return train_tokenizer(german, english, directory, vocab_size=VOCABULARY, source_lang="de", target_lang="en")
+
+
+@pytest.fixture(scope="module")
+def sentences(corpus):
+    german = [german for german, _ in corpus["test"]]
+    random.Random(0).shuffle(german)
+    return german
+
+
+@pytest.fixture(scope="module")
+def model(corpus, tokenizer):
+    """A Marian that learned for seconds: it answers differently to different sentences, and ends some of them.
+
+    In double precision, where padding cannot tip which token is the likeliest.
+    """
+    pad = tokenizer.pad_token_id
+    model = tiny_model("marian", vocab_size=VOCABULARY, pad_token_id=pad, decoder_start_token_id=pad)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    german, english = zip(*corpus["train"], strict=True)
+    for step in range(80):
+        part = slice(40 * step % 400, 40 * step % 400 + 40)
+        batch = tokenizer(list(german[part]), text_target=list(english[part]), padding=True, return_tensors="pt")
+        batch["labels"][batch["labels"] == pad] = -100
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.double()
+
+
+def disturbed(model, seed):
+    """A copy that translates a little differently."""
+    torch.manual_seed(seed)
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def translate_one_by_one(model, tokenizer, sentences, **generate_kwargs):
+    """The slow and obvious way."""
+    translations = []
+    for sentence in sentences:
+        ids = model.generate(**tokenizer(sentence, return_tensors="pt"), **LIMIT, **generate_kwargs)
+        translations.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+    return translations
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_batches_give_what_one_sentence_at_a_time_gives_in_the_same_order(model, tokenizer, sentences, num_beams):
+    expected = translate_one_by_one(model, tokenizer, sentences, num_beams=num_beams)
+    assert len(set(expected)) > len(expected) // 2, "the translations can be told apart"
+    for batch_size in (1, 4, 100):
+        assert translate(model, tokenizer, sentences, batch_size, num_beams=num_beams, **LIMIT) == expected
+
+
+def test_beams_reach_the_model(model, tokenizer, sentences):
+    greedy, beams = (translate(model, tokenizer, sentences, num_beams=n, **LIMIT) for n in (1, 4))
+    assert greedy != beams
+
+
+def test_empty_sentences_stay_empty_and_in_their_place(model, tokenizer, sentences):
+    expected = translate(model, tokenizer, sentences[:2], **LIMIT)
+    mixed = ["", sentences[0], "  ", sentences[1], ""]
+    assert translate(model, tokenizer, mixed, 2, **LIMIT) == ["", expected[0], "", expected[1], ""]
+    assert translate(model, tokenizer, []) == []
+    assert translate(model, tokenizer, [" "]) == [""]
+
+
+def test_a_partitioned_model_translates_at_its_live_level(model, tokenizer, sentences):
+    partitioned = partition_(copy.deepcopy(model), PartitionConfig(ratios=[0.125]))
+    full = translate(partitioned, tokenizer, sentences, **LIMIT)
+    assert full == translate(model, tokenizer, sentences, **LIMIT)
+    with at_level(partitioned, "core"):
+        assert translate(partitioned, tokenizer, sentences, **LIMIT) != full
+
+
+def test_dropout_is_off_and_the_training_mode_comes_back(model, tokenizer, sentences):
+    expected = translate(model, tokenizer, sentences, **LIMIT)
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.5
+    model.train()
+    model.model.encoder.eval()
+    modes = [module.training for module in model.modules()]
+    assert translate(model, tokenizer, sentences, **LIMIT) == expected
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_sentence_too_long_is_refused_before_any_work(model, tokenizer, sentences, monkeypatch):
+    long = " ".join(["zwei Hunde"] * 40)
+    length = len(tokenizer(long)["input_ids"])
+    assert length > model.config.max_position_embeddings
+    monkeypatch.setattr(model, "generate", lambda **_: pytest.fail("it began to translate"))
+    with pytest.raises(ValueError, match=f"sentence 3 has {length} tokens.*MarianMTModel reads at most 64.*truncate"):
+        translate(model, tokenizer, [*sentences[:2], long])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        translate(model, tokenizer, sentences, 0)
+
+
+def test_truncation_cuts_at_what_the_model_reads(model, tokenizer):
+    long = " ".join(["zwei Hunde"] * 40)
+    ids = tokenizer(long, truncation=True, max_length=64, return_tensors="pt")
+    assert ids["input_ids"].shape == (1, 64)
+    expected = tokenizer.decode(model.generate(**ids, **LIMIT)[0], skip_special_tokens=True).strip()
+    assert translate(model, tokenizer, [long], truncate=True, num_beams=1, **LIMIT) == [expected]
+    assert decoding_speed(model, tokenizer, [long], repeats=1, truncate=True, **LIMIT)["sentences"] == 1
+    with pytest.raises(ValueError, match="reads at most 64"):
+        decoding_speed(model, tokenizer, [long], repeats=1, **LIMIT)
+
+
+class Clock:
+    """A clock that only decoding moves: `cost[name]` seconds for each call of that model's `generate`."""
+
+    def __init__(self, monkeypatch, models, cost):
+        self.now = 0.0
+        self.calls = []
+        self.outputs = {name: [] for name in models}
+        monkeypatch.setattr(decoding.time, "perf_counter", lambda: self.now)
+        for name, model in models.items():
+            monkeypatch.setattr(model, "generate", self._timed(name, model.generate, cost))
+
+    def _timed(self, name, generate, cost):
+        def timed(**keywords):
+            self.calls.append(name)
+            self.now += cost(name, self.calls.count(name))
+            output = generate(**keywords)
+            self.outputs[name].append(output)
+            return output
+
+        return timed
+
+
+@pytest.fixture
+def pair(model):
+    return {"core": disturbed(model, 1), "full": disturbed(model, 2)}
+
+
+def test_speed_is_the_median_of_tokens_without_padding_over_time(pair, tokenizer, sentences, monkeypatch):
+    # 23 sentences in batches of 8 are 3 calls a repeat; after the warm-up the repeats cost 3, 30 and 6 seconds.
+    seconds = {"core": [None, 1, 1, 1, 10, 10, 10, 2, 2, 2], "full": [None] + [4] * 9}
+    clock = Clock(monkeypatch, pair, lambda name, call: seconds[name][call - 1] or 1000)
+    speeds = compare_decoding_speed(pair, tokenizer, sentences, batch_size=8, repeats=3, **LIMIT)
+    for name, model in pair.items():
+        model_outputs = clock.outputs[name][1:4]
+        ends = model.config.eos_token_id
+        tokens = 0
+        for row in (row for output in model_outputs for row in output[:, 1:].tolist()):
+            tokens += row.index(ends) + 1 if ends in row else len(row)
+        assert tokens < 23 * 12, "some sentence ends early, so padding is there to be left out"
+        assert speeds[name]["output_tokens"] == tokens
+        slowest, median, fastest = (30, 6, 3) if name == "core" else (12, 12, 12)
+        assert speeds[name]["tokens_per_second"] == pytest.approx(tokens / median)
+        assert speeds[name]["slowest"] == pytest.approx(tokens / slowest)
+        assert speeds[name]["fastest"] == pytest.approx(tokens / fastest)
+
+
+def test_models_take_turns_and_take_turns_at_being_first(pair, tokenizer, sentences, monkeypatch):
+    clock = Clock(monkeypatch, pair, lambda *_: 1)
+    compare_decoding_speed(pair, tokenizer, sentences, batch_size=8, repeats=2, **LIMIT)
+    turns = [tuple(clock.calls[i : i + 2]) for i in range(0, len(clock.calls), 2)]
+    forth, back = ("core", "full"), ("full", "core")
+    assert turns == [forth, *(forth, back, forth), *(back, forth, back)]
+
+
+def test_the_figure_says_how_it_was_measured(model, tokenizer, sentences, monkeypatch):
+    calls = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **keywords: calls.append(keywords) or generate(**keywords))
+    speed = decoding_speed(model, tokenizer, ["", *sentences], batch_size=8, num_beams=2, repeats=1, **LIMIT)
+    assert speed["tokens_per_second"] > 0
+    how = {"sentences": 23, "batch_size": 8, "num_beams": 2, "repeats": 1, "device": "cpu", "dtype": "float64"}
+    assert speed.items() >= how.items()
+    assert speed["threads"] == torch.get_num_threads()
+    assert [len(call["input_ids"]) for call in calls] == [8, 8, 8, 7]
+    assert {(call["num_beams"], call["max_new_tokens"]) for call in calls} == {(2, 12)}
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "reaches", "settings"),
+    [
+        ({}, {"max_length": None}, {"num_beams": 4, "max_new_tokens": 64}, {"num_beams": 4, "max_new_tokens": 64}),
+        ({"num_beams": 2, "max_length": 9}, {"num_beams": None}, {}, {"num_beams": 2, "max_length": 9}),
+        ({"num_beams": 2}, {"max_length": 8}, {"max_length": 8}, {"num_beams": 2, "max_length": 8}),
+        (
+            {"num_beams": 2, "max_new_tokens": 7},
+            {"num_beams": 3},
+            {"num_beams": 3},
+            {"num_beams": 3, "max_new_tokens": 7},
+        ),
+    ],
+)
+def test_what_neither_call_nor_config_sets_has_one_default(
+    model, tokenizer, sentences, monkeypatch, config, given, reaches, settings
+):
+    pad, calls = tokenizer.pad_token_id, []
+    tokens = {"decoder_start_token_id": pad, "eos_token_id": 0, "pad_token_id": pad}
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(**tokens, **config))
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **keywords: calls.append(keywords) or generate(**keywords))
+    translate(model, tokenizer, sentences[:2], **given)
+    speed = decoding_speed(model, tokenizer, sentences[:2], repeats=1, **given)
+    assert len(calls) == 3
+    for call in calls:
+        assert {name: call[name] for name in call.keys() - {"input_ids", "attention_mask"}} == reaches
+    assert decoding_settings(model, tokenizer, **given) == settings
+    assert speed["num_beams"] == settings["num_beams"]
+
+
+def test_what_cannot_be_measured_is_refused(model, tokenizer, sentences):
+    with pytest.raises(ValueError, match=r"models=\{\}"):
+        compare_decoding_speed({}, tokenizer, sentences)
+    with pytest.raises(ValueError, match="repeats=0"):
+        decoding_speed(model, tokenizer, sentences, repeats=0)
+    with pytest.raises(ValueError, match="sentences holds 1 sentences, none with text"):
+        decoding_speed(model, tokenizer, [" "])
+    elsewhere = copy.deepcopy(model).to("meta")
+    with pytest.raises(ValueError, match=r"different devices, \{'here': 'cpu', 'there': 'meta'\}"):
+        compare_decoding_speed({"here": model, "there": elsewhere}, tokenizer, sentences)
+
+
+def test_a_device_goes_by_the_name_of_the_gpu_or_by_its_kind(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert decoding.device_name(torch.device("cuda:1")) == "GPU 1"
+    assert decoding.device_name(torch.device("cpu")) == "cpu"
+
+
+def test_the_settings_hold_whatever_else_was_given(model, tokenizer):
+    given = dict(num_beams=2, max_length=9, length_penalty=0.6, early_stopping="never", no_repeat_ngram_size=None)
+    expected = dict(num_beams=2, max_length=9, length_penalty=0.6, early_stopping="never")
+    assert decoding_settings(model, tokenizer, **given) == expected

@@ -1,0 +1,45 @@
+import pytest
+
+from hf_ats.data import default_corpus, train_tokenizer
+from hf_ats.evaluation import measure_networks, sample_translations, score_translations, translate
+from hf_ats.partition import flops_per_token
+from tests.support.models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    pairs = default_corpus()["test"]["translation"][:200]
+    german, english = ([pair[language] for pair in pairs] for language in ("de", "en"))
+    directory = tmp_path_factory.mktemp("tokenizer")
+    languages = {"source_lang": "de", "target_lang": "en"}
+    return train_tokenizer(german, english, directory, vocab_size=96, **languages), german[:6], english[:6]
+
+
+def test_each_network_gets_its_own_figures(setting):
+    tokenizer, sources, references = setting
+    networks = {"core": tiny_model("marian", seed=1), "full": tiny_model("marian", seed=2, encoder_layers=1)}
+    options = {"num_beams": 1, "max_length": 12}
+    figures, translations = measure_networks(
+        networks, tokenizer, sources, references, speed_sentences=3, speed_repeats=1, **options
+    )
+    assert translations["core"] != translations["full"]
+    for name, network in networks.items():
+        assert translations[name] == translate(network, tokenizer, sources, **options)
+        scores = score_translations(translations[name], references)
+        assert {score: figures[name][score] for score in ("bleu", "chrf")} == {s: scores[s] for s in ("bleu", "chrf")}
+        assert figures[name]["parameters"] == network.num_parameters()
+        assert figures[name]["flops_per_token"] == flops_per_token(network)
+        assert figures[name]["decoding_speed"]["sentences"] == 3
+    assert figures["core"]["parameters"] > figures["full"]["parameters"]
+
+
+def test_the_speed_can_be_left_out(setting):
+    tokenizer, sources, references = setting
+    networks = {"full": tiny_model("marian")}
+    figures, _ = measure_networks(networks, tokenizer, sources, references, speed_sentences=0, max_length=5)
+    assert figures["full"]["decoding_speed"] is None
+
+
+def test_samples_show_each_translation_below_its_source():
+    text = sample_translations(["a", "b", "c", "d"], ["A", "B", "C", "D"], {"core": ["1", "2", "3", "4"]}, number=2)
+    assert text == "   source: a\nreference: A\n     core: 1\n\n   source: c\nreference: C\n     core: 3"

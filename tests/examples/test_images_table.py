@@ -1,0 +1,150 @@
+"""Tables of runs on images."""
+
+import copy
+import json
+
+import pytest
+
+from examples.image_classification import render_images, render_run
+from hf_ats.results import build_results, read_results, render_comparison, write_results
+
+
+def results(schedule="alternating", seed=1, core=70.0, full=80.0, **data) -> dict:
+    def level(accuracy):
+        return {"parameters": 1000, "size_bytes": 4100, "flops_per_image": 10**7, "accuracy": accuracy}
+
+    levels = {"core": level(core), "full": level(full)}
+    if schedule == "full":
+        del levels["core"]
+    return build_results(
+        task="image-classification",
+        levels=levels,
+        seed=seed,
+        model={"name": "cifar-resnet", "width": 16, "depths": [1, 1]},
+        partition=None if schedule == "full" else {"method": "width", "ratios": [0.5]},
+        data={
+            "test_fingerprint": "abc",
+            "image_shape": [3, 32, 32],
+            "split_seed": 0,
+            "padding": 4,
+            "mirror": True,
+            "train": 45000,
+            "validation": 5000,
+            "test": 10000,
+            **data,
+        },
+        training={
+            "schedule": schedule,
+            "epochs": 2.0,
+            "steps": 10,
+            "flops": 5 * 10**12,
+            "epoch_forward_flops": 1.25e12,
+            "seconds": 1.0,
+        },
+        command=f"python scripts/train_image_classification.py --schedule {schedule} --train_file /data/train",
+    )
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*runs):
+        files = []
+        for run in runs:
+            files.append(tmp_path / f"{len(list(tmp_path.iterdir()))}.json")
+            write_results(files[-1], run)
+        return files
+
+    return write
+
+
+def rows_of(table: str) -> list[list[str]]:
+    lines = table.split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_each_kind_of_training_is_a_row_beside_the_papers_table(write):
+    table = render_images(
+        write(results("full"), results(), results("slimmable", core=71.5)), replace={"/data": "data"}
+    )
+    assert rows_of(table)[0] == [
+        "training",
+        "r",
+        "epochs",
+        "core accuracy (%)",
+        "full accuracy (%)",
+        "forward FLOPs per epoch (1e12)",
+        "training FLOPs (1e12)",
+    ]
+    assert rows_of(table)[2:] == [
+        ["standard", "-", "2", "-", "80.00", "1.250", "5.0"],
+        ["alternating", "0.5", "2", "70.00", "80.00", "1.250", "5.0"],
+        ["slimmable", "0.5", "2", "71.50", "80.00", "1.250", "5.0"],
+    ]
+    assert "16, 32 channels, trained on 45,000 images of 32 x 32" in table
+    paper = rows_of(table.split("after its whole training:\n\n")[1])
+    assert paper[2:] == [["alternating", "93.94", "95.05", "31.3"], ["slimmable", "93.99", "94.72", "62.7"]]
+    assert "--schedule slimmable --train_file data/train" in table and "/data" not in table
+
+
+def test_seeds_share_a_row(write):
+    table = render_images(write(results(seed=1, core=70), results(seed=2, core=72), results("full")), commands=False)
+    assert rows_of(table)[2][:6] == ["alternating", "0.5", "2", "2", "71.00 ± 1.41", "80.00 ± 0.00"]
+    assert "commands" not in table
+
+
+def test_runs_that_do_not_compare_are_refused(write):
+    for changed in (results(test_fingerprint="xyz"), results(train=100), results(split_seed=1)):
+        first, second = write(results("full"), changed)
+        with pytest.raises(ValueError, match=rf"data of {second} and {first} differ"):
+            render_images([first, second])
+    wider = results()
+    wider["model"]["width"] = 64
+    with pytest.raises(ValueError, match=r"model of .* differ"):
+        render_images(write(results("full"), wider))
+
+
+def test_other_epochs_are_another_row(write):
+    longer = results()
+    longer["training"]["epochs"] = 4.0
+    table = render_images(write(results(), longer))
+    assert [row[:3] for row in rows_of(table)[2:]] == [["alternating", "0.5", "2"], ["alternating", "0.5", "4"]]
+
+
+def test_a_seed_twice_is_refused(write):
+    with pytest.raises(ValueError, match=r"runs of alternating training over 2 epochs with the seeds \[1, 1\]; give"):
+        render_images(write(results(), results()))
+    with pytest.raises(ValueError, match="result_files is empty"):
+        render_images([])
+
+
+def test_results_of_one_task_are_no_table_of_the_other(write, tmp_path):
+    (file,) = write(results())
+    with pytest.raises(ValueError, match="holds the results of image-classification, and these are tables of transl"):
+        render_comparison([file])
+    old = json.loads(file.read_text())
+    del old["task"]
+    file.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="has no section 'generation'"):
+        read_results(file, task="image-classification")
+
+
+def test_a_level_or_a_training_without_its_figures_is_refused():
+    run = results()
+    for section, field in (("training", "epoch_forward_flops"), ("levels", "accuracy")):
+        broken = copy.deepcopy(run)
+        del (broken[section]["core"] if section == "levels" else broken[section])[field]
+        with pytest.raises(ValueError, match=f"lacks {field}"):
+            write_results("never.json", broken)
+
+
+def test_another_task_is_refused():
+    run = results() | {"task": "speech"}
+    with pytest.raises(ValueError, match="task='speech' is not known; write one of translation, image-classification"):
+        write_results("never.json", run)
+
+
+def test_one_run_is_a_row_for_each_network():
+    text = render_run(results())
+    assert text.splitlines()[2].split() == ["core", "1,000", "0.00", "10.00", "70.00"]
+    assert "10,000 test images" in text and "An epoch of 45,000 images runs 1.25e12 FLOPs forward" in text
+    assert render_run(results(), "markdown").startswith("| network |")
