@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
 from transformers.utils.logging import disable_progress_bar
 
-from hf_ats.checkpoint import load_network
+from hf_ats.checkpoint import load_network, weights_size
 from hf_ats.data import default_corpus, read_lines
 from hf_ats.deployment.runtimes import (
     RUNTIMES,
@@ -27,7 +27,6 @@ from hf_ats.deployment.runtimes import (
 from hf_ats.evaluation import score_translations
 from hf_ats.evaluation.timing import ratio, spread, time_in_turns
 from hf_ats.partition import INITS, PartitionConfig, flops_per_token
-from hf_ats.results import weights_size
 
 from .equality import check_equal, compare_logits
 from .memory import peak_memory

@@ -5,6 +5,7 @@ Importing it makes cores and `pipeline("translation")` known to transformers.
 
 from ..remote_code.pipeline_ats import longest_input, with_generation_defaults
 from .exports import export_adapter, export_core, export_full, export_level, export_stock
+from .files import weights_sha256, weights_size
 from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
 from .networks import check_core_class
 from .registration import register
@@ -27,6 +28,8 @@ __all__ = [
     "move_into_place",
     "register",
     "stored_levels",
+    "weights_sha256",
+    "weights_size",
     "with_generation_defaults",
 ]
 

@@ -1,6 +1,8 @@
 """The files of exports, in the words that both supported versions of transformers, 4.57 and 5, read alike."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import transformers
@@ -56,3 +58,28 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase | BaseImageProcessor, dire
 def _rewrite(path: Path, change) -> None:
     config = change(json.loads(path.read_text(encoding="utf-8")))
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_WEIGHTS = (".safetensors", ".bin")
+
+
+def weights_size(directory: str | os.PathLike) -> int:
+    """Return the bytes of the weights in a checkpoint, its `.safetensors` and `.bin` files.
+
+    Raises:
+        ValueError: there are none.
+    """
+    weights = [file for file in Path(directory).iterdir() if file.suffix in _WEIGHTS]
+    if not weights:
+        raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
+    return sum(file.stat().st_size for file in weights)
+
+
+def weights_sha256(directory: str | os.PathLike) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights in a checkpoint, by name, which tells one training from another."""
+    hashes = {}
+    for file in sorted(Path(directory).iterdir()):
+        if file.suffix in _WEIGHTS:
+            with file.open("rb") as stream:
+                hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..partition import is_partitioned, level_names, partition_config, set_level
+from .files import weights_sha256
 from .networks import reference_network
 
 REPORT_NAME = "export.json"
@@ -31,6 +32,7 @@ class ExportReport:
         level: the level's name, such as `"core"` or `"full"`.
         parameters: how many numbers the exported network holds, tied ones once.
         size_bytes: size of the weight files on disk.
+        weights_sha256: the SHA-256 of each weight file, which tells one training from another.
         parity: largest absolute difference of the logits, on a probe batch in float32, between the export loaded back
             from disk and the partitioned model at that level.
         partition: the fields of the `PartitionConfig`; None for a model that was never partitioned.
@@ -42,6 +44,7 @@ class ExportReport:
     level: str
     parameters: int
     size_bytes: int
+    weights_sha256: dict[str, str]
     parity: float
     partition: dict | None
     files: list[str]
@@ -104,6 +107,7 @@ def write_export(
             level=_level_name(model, level),
             parameters=parameters,
             size_bytes=sum((draft / name).stat().st_size for name in files if name.endswith(".safetensors")),
+            weights_sha256=weights_sha256(draft),
             parity=parity,
             partition=partition_config(model).to_dict() if is_partitioned(model) else None,
             files=sorted([*files, REPORT_NAME]),

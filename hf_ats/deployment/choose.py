@@ -29,7 +29,7 @@ from ..checkpoint import (
 from ..evaluation.decoding import _batches, _in_eval_mode
 from ..evaluation.timing import spread, time_in_turns
 from ..partition import names_of_levels
-from ..results.results import read_results, weights_size
+from ..results import read_results
 from ..results.tables import align, number
 
 RESULTS, REPORT = "results.json", "export.json"
@@ -153,7 +153,7 @@ def _levels(reports: list[ExportReport], scores: dict[str, float]) -> list[Level
     cores = len((reports[0].partition or {}).get("ratios", ()))
     order = names_of_levels(cores)
     return [
-        Level(report.level, report.path, report.parameters, weights_size(report.path), scores.get(report.level))
+        Level(report.level, report.path, report.parameters, report.size_bytes, scores.get(report.level))
         for report in sorted(reports, key=lambda report: order.index(report.level))
     ]
 

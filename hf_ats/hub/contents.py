@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checkpoint import ExportReport
-from ..results import json_text, read_results, report_page, weights_sha256
+from ..checkpoint import ExportReport, weights_sha256
+from ..results import json_text, read_results, report_page
 from ..results.cards import render_card
 from ..results.facts import update_facts
 from ..results.portable import portable_results

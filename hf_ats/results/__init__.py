@@ -13,8 +13,6 @@ from .results import (
     read_json,
     read_results,
     select_samples,
-    weights_sha256,
-    weights_size,
     write_json,
     write_results,
 )
@@ -36,8 +34,6 @@ __all__ = [
     "report_page",
     "select_samples",
     "update_marked_block",
-    "weights_sha256",
-    "weights_size",
     "write_json",
     "write_report_page",
     "write_results",

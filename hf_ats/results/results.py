@@ -19,7 +19,6 @@ import torch
 from .provenance import installed_versions, without_secrets
 
 FORMAT = 1
-_WEIGHTS = (".safetensors", ".bin")
 _SECTIONS = {
     "format": int,
     "command": str,
@@ -74,7 +73,8 @@ def build_results(
 
     Args:
         levels: for each level that the run trained, from the smallest core to `"full"`: `parameters` of the exported
-            network, `size_bytes` of its weights on disk (`weights_size`), `flops_per_token`
+            network, its `size_bytes`, `parity` and `weights_sha256` as in
+            `ExportReport`, `flops_per_token`
             (`hf_ats.partition.flops`), `bleu`, `chrf` and their signatures (`score_translations`), and
             `decoding_speed`, what `compare_decoding_speed` says of it, or None where it was not measured. Of images
             `flops_per_image` and `accuracy` in percent instead of all from `flops_per_token` on.
@@ -204,28 +204,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def weights_size(directory: str | os.PathLike) -> int:
-    """Bytes of the weights in a checkpoint: its `.safetensors` and `.bin` files, without tokenizer and configuration.
-
-    Raises:
-        ValueError: there are none.
-    """
-    weights = [file for file in Path(directory).iterdir() if file.suffix in _WEIGHTS]
-    if not weights:
-        raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
-    return sum(file.stat().st_size for file in weights)
-
-
-def weights_sha256(directory: str | os.PathLike) -> dict[str, str]:
-    """SHA-256 of each file of weights in a checkpoint, by name, which tells one training from another."""
-    hashes = {}
-    for file in sorted(Path(directory).iterdir()):
-        if file.suffix in _WEIGHTS:
-            with file.open("rb") as stream:
-                hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes
 
 
 def fingerprint(*columns: Sequence[str]) -> str:

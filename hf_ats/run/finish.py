@@ -19,8 +19,6 @@ from ..results import (
     read_results,
     render_table,
     select_samples,
-    weights_sha256,
-    weights_size,
     write_results,
 )
 from ..results.page import write_report_page
@@ -157,9 +155,10 @@ def report_trained(
     earlier = _earlier_results(output_dir)
     # They must not stay beside the exports of another training, should this report not come to its end.
     (output_dir / "results.json").unlink(missing_ok=True)
+    exports = {}
     for name, directory in directories.items():
         logger.info("Exporting %s", directory)
-        export_level(model, directory, level=name, tokenizer=tokenizer)
+        exports[name] = export_level(model, directory, level=name, tokenizer=tokenizer)
     if any("loss" in entry for entry in state.log_history):  # a run shorter than logging_steps has no curve
         plot_training(state.log_history, output_dir / "training.png", title=output_dir.name)
 
@@ -177,8 +176,8 @@ def report_trained(
         truncate=truncate,
         **generate_kwargs,
     )
-    for name, directory in directories.items():
-        levels[name] |= {"size_bytes": weights_size(directory), "weights_sha256": weights_sha256(directory)}
+    for name, export in exports.items():
+        levels[name] |= {key: getattr(export, key) for key in ("size_bytes", "weights_sha256", "parity")}
         lines = "\n".join(translations[name]) + "\n"
         (output_dir / f"translations.{name}.txt").write_text(lines, encoding="utf-8")
 

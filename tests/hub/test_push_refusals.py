@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from hf_ats.checkpoint import weights_sha256
 from hf_ats.hub import PushError, push_run, stage_run
-from hf_ats.results import build_results, read_results, weights_sha256, write_results
+from hf_ats.results import build_results, read_results, write_results
 from hf_ats.results.facts import update_facts
 from tests.support.hub import Identity, connected_hub
 from tests.support.pushes import files_of, make_run, published_results

@@ -13,12 +13,12 @@ import sacrebleu
 import torch
 from safetensors.torch import save_file
 
+from hf_ats.checkpoint import weights_size
 from hf_ats.results import (
     build_results,
     fingerprint,
     read_results,
     select_samples,
-    weights_size,
     write_json,
     write_results,
 )
