@@ -1,6 +1,6 @@
 """What training and running cost on the clock, measured beside the stock models of Transformers."""
 
-from hf_ats.evaluation.timing import ratio, spread, time_in_turns
+from hf_ats.evaluation import ratio, spread, time_in_turns
 
 from .memory import peak_memory
 from .record import build_record, describe_machine, read_record, write_record

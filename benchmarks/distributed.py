@@ -12,7 +12,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_ats.evaluation.timing import ratio, spread, time_in_turns
+from hf_ats.evaluation import ratio, spread, time_in_turns
 from hf_ats.partition import PartitionConfig, at_level, parameters_at_level, partition_, partitioned_layers
 from hf_ats.training import all_reduce_gradients, label_smoothed_cross_entropy
 from hf_ats.training.sharding import prepare_sharding_

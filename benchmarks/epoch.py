@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer
 
-from hf_ats.evaluation.timing import ratio, spread
+from hf_ats.evaluation import ratio, spread
 from hf_ats.partition import FlopsLedger, level_names
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import levels_at_step

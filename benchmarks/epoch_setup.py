@@ -195,7 +195,7 @@ def build_trainer(
         trainer = Seq2SeqTrainer(args=Seq2SeqTrainingArguments(**args), data_collator=collator, **parts)
     else:
         args = ATSSeq2SeqTrainingArguments(schedule=way.schedule, **args)
-        trainer = ATSSeq2SeqTrainer(args=args, data_collator=TranslationCollator(text.tokenizer, model), **parts)
+        trainer = ATSSeq2SeqTrainer(args=args, data_collator=TranslationCollator(text.tokenizer), **parts)
     return silenced(trainer)
 
 

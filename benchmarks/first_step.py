@@ -30,7 +30,7 @@ def measure_first_step(settings, text, directory: Path) -> tuple[dict[str, dict]
     """
     import torch
 
-    from hf_ats.evaluation.timing import ratio, spread
+    from hf_ats.evaluation import ratio, spread
 
     from .epoch_setup import draw_pairs
 

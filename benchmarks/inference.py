@@ -24,8 +24,7 @@ from hf_ats.deployment.runtimes import (
     export_onnx,
     require_runtime,
 )
-from hf_ats.evaluation import score_translations
-from hf_ats.evaluation.timing import ratio, spread, time_in_turns
+from hf_ats.evaluation import ratio, score_translations, spread, time_in_turns
 from hf_ats.partition import INITS, PartitionConfig, flops_per_token
 
 from .equality import check_equal, compare_logits

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_ats.data import TokenBudgetBatchSampler, TranslationCollator, sequence_lengths
-from hf_ats.evaluation.timing import ratio, spread, time_in_turns
+from hf_ats.data import TokenBudgetBatchSampler, TranslationCollator, decoder_inputs, sequence_lengths
+from hf_ats.evaluation import ratio, spread, time_in_turns
 from hf_ats.partition import partitioned_layers
 from hf_ats.training import (
     ATSSeq2SeqTrainer,
@@ -67,8 +67,10 @@ def measure_overhead(settings: EpochBenchmark, text: Text, directory: Path) -> t
     rounds = settings.overhead_rounds + 1
     stock = {name: build(settings, text.tokenizer, partitioned=False) for name in ("trainer", "bare")}
     ours = {name: build(settings, text.tokenizer, partitioned=True) for name in ("trainer", "bare", "data")}
-    collator = TranslationCollator(text.tokenizer, stock["bare"])
+    collator = TranslationCollator(text.tokenizer)
     batches = [dict(collator(text.dataset.__getitems__(batch))) for batch in rows]
+    for batch in batches:  # which a bare loop, that takes the labels out of the batch, has to be given
+        batch["decoder_input_ids"] = decoder_inputs(stock["bare"], batch["labels"])
 
     arguments = training_arguments(settings, directory, rounds)
     trainers = {
@@ -78,7 +80,7 @@ def measure_overhead(settings: EpochBenchmark, text: Text, directory: Path) -> t
             ours["data"],
             ATSSeq2SeqTrainingArguments(max_tokens=settings.max_tokens, **arguments),
             train_dataset=text.dataset,
-            data_collator=TranslationCollator(text.tokenizer, ours["data"]),
+            data_collator=TranslationCollator(text.tokenizer),
         ),
     }
     runs = {name: trained_in_turns(silenced(trainer)) for name, trainer in trainers.items()}
@@ -183,7 +185,7 @@ def check_same_weights(first: nn.Module, second: nn.Module) -> None:
 def time_loading(rows: list[list[int]], text: Text, model: MarianMTModel, rounds: int) -> dict[str, list[float]]:
     """Seconds of a batch from the data set to tensors, by our collator and by Transformers'; once for each round."""
     collators = {
-        "load_and_collate": TranslationCollator(text.tokenizer, model),
+        "load_and_collate": TranslationCollator(text.tokenizer),
         "load_and_collate_stock": DataCollatorForSeq2Seq(text.tokenizer, model),
     }
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_ats.evaluation.timing import ratio, spread, time_in_turns
+from hf_ats.evaluation import ratio, spread, time_in_turns
 from hf_ats.partition import INITS, FlopsLedger, PartitionConfig, at_level, partition_
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import label_smoothed_cross_entropy, levels_at_step

@@ -1,10 +1,10 @@
-"""Parallel text, a tokenizer from scratch, token-budget batches, and the embedded default corpus.
+"""What belongs here makes batches out of text: parallel text, a tokenizer, token budgets, the embedded corpus.
 
 Stands alone: nothing here knows of partitions, training or exports.
 """
 
 from .batches import TokenBudgetBatchSampler, sequence_lengths
-from .collator import TranslationCollator, shift_right
+from .collator import TranslationCollator, decoder_inputs, pad_rows
 from .corpora import load_corpus, load_parallel
 from .embedded_corpus import default_corpus
 from .parallel_text import read_lines
@@ -14,12 +14,13 @@ from .tokenizer import train_tokenizer
 __all__ = [
     "TokenBudgetBatchSampler",
     "TranslationCollator",
+    "decoder_inputs",
     "default_corpus",
     "load_corpus",
     "load_parallel",
+    "pad_rows",
     "read_lines",
     "sequence_lengths",
-    "shift_right",
     "tokenize_corpus",
     "train_tokenizer",
 ]

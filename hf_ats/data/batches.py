@@ -5,7 +5,6 @@ The cost of a batch is what the network computes over, padding included:
 The other count is that of fairseq, `sentences * max(longest source, longest target)`.
 """
 
-import heapq
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -182,29 +181,22 @@ def _split_to_multiple(starts: np.ndarray, source: np.ndarray, target: np.ndarra
         return int((end - start) * count(source[start:end].max(), target[start:end].max()))
 
     ends = np.append(starts[1:], len(source))
-    costs = (ends - starts) * count(np.maximum.reduceat(source, starts), np.maximum.reduceat(target, starts))
-    missing = -len(starts) % num_replicas
-    if len(starts) + missing > len(source):
+    batches = [(cost(start, end), start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    missing = -len(batches) % num_replicas
+    if len(batches) + missing > len(source):
         raise ValueError(
-            f"{len(source)} sentences make {len(starts)} batches, which cannot be shared out evenly over "
+            f"{len(source)} sentences make {len(batches)} batches, which cannot be shared out evenly over "
             f"num_replicas={num_replicas} processes with at least one sentence each. Use fewer processes, a larger "
             "max_tokens, or more data."
         )
-    if missing == 0:
-        return starts, ends, costs
-    heap = [(-c, int(s), int(e)) for c, s, e in zip(costs, starts, ends, strict=True) if e - s > 1]
-    heapq.heapify(heap)
-    pieces = [(int(s), int(e), int(c)) for c, s, e in zip(costs, starts, ends, strict=True) if e - s == 1]
     for _ in range(missing):
-        _, start, end = heapq.heappop(heap)
+        largest = max((batch for batch in batches if batch[2] - batch[1] > 1), key=lambda batch: (batch[0], -batch[1]))
+        _, start, end = largest
         middle = (start + end) // 2
-        for piece in ((start, middle), (middle, end)):
-            if piece[1] - piece[0] > 1:
-                heapq.heappush(heap, (-cost(*piece), *piece))
-            else:
-                pieces.append((*piece, cost(*piece)))
-    pieces.extend((s, e, -c) for c, s, e in heap)
-    return tuple(np.asarray(column, dtype=np.int64) for column in zip(*sorted(pieces), strict=True))
+        batches.remove(largest)
+        batches += [(cost(start, middle), start, middle), (cost(middle, end), middle, end)]
+    costs, starts, ends = zip(*sorted(batches, key=lambda batch: batch[1]), strict=True)
+    return np.asarray(starts), np.asarray(ends), np.asarray(costs)
 
 
 def _check_arguments(source, target, max_tokens: int, num_replicas: int, counts: str, seed: int) -> None:

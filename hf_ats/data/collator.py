@@ -1,78 +1,59 @@
 """From tokenized sentence pairs to one padded batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
-from transformers import BatchEncoding, DataCollatorForSeq2Seq
-
-_COLUMNS = ("input_ids", "attention_mask", "labels")
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass
-class TranslationCollator(DataCollatorForSeq2Seq):
-    """`DataCollatorForSeq2Seq` that always makes `decoder_input_ids`.
+class TranslationCollator:
+    """Pad sentence pairs to one batch, several times as fast as `DataCollatorForSeq2Seq`.
 
-    With label smoothing the Trainer takes the labels out of the batch before the forward pass, so the decoder's input
-    has to be there. transformers' collator leaves that to `model.prepare_decoder_input_ids_from_labels`, which some
-    families (M2M100 and NLLB) lack; for those the labels are shifted right here, as their own `forward` would.
+    A batch has `input_ids` and `attention_mask` (batch, source length) and `labels` (batch, target length), int64;
+    other columns of the examples are left out. The trainers make the decoder's input from the labels
+    (`decoder_inputs`).
 
-    Give at least `tokenizer` and `model`; the other fields are those of the parent. A batch has `input_ids` and
-    `attention_mask` (batch, source length), `labels` (batch, target length; -100 where padded) and
-    `decoder_input_ids` (batch, target length); other columns of the examples are left out.
+    Args:
+        tokenizer: says what sources are padded with, and on which side.
+        pad_to_multiple_of: both lengths are rounded up to a multiple of this.
+        label_pad_token_id: what labels are padded with; the loss leaves -100 out.
 
-    Raises:
-        ValueError: there is no model to ask, or its config has no `decoder_start_token_id`.
+    Example:
+        >>> TranslationCollator(tokenizer)(dataset.select(range(8)))["labels"].shape
+        torch.Size([8, 31])
     """
 
-    def __post_init__(self):
-        if self.model is None:
-            raise ValueError("TranslationCollator needs model=..., which says how its decoder's input begins.")
-        config = self.model.config
-        if config.decoder_start_token_id is None or config.pad_token_id is None:
-            raise ValueError(
-                f"The model's config has decoder_start_token_id={config.decoder_start_token_id} and "
-                f"pad_token_id={config.pad_token_id}; set both, the decoder's input cannot be made without them."
-            )
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pad_to_multiple_of: int | None = None,
+        label_pad_token_id: int = -100,
+    ):
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self._side = tokenizer.padding_side
+        self._fills = {
+            "input_ids": tokenizer.pad_token_id,
+            "attention_mask": 0,
+            "labels": label_pad_token_id,
+        }
 
-    def __call__(self, features: list[dict], return_tensors: str | None = None) -> BatchEncoding:
-        if self._pads_to_the_longest(return_tensors):
-            batch = self._pad(features)
-        else:
-            batch = super().__call__([{name: row[name] for name in _COLUMNS} for row in features], return_tensors)
-        if "decoder_input_ids" not in batch:
-            batch["decoder_input_ids"] = shift_right(batch["labels"], self.model.config)
-        return batch
-
-    def _pads_to_the_longest(self, return_tensors: str | None) -> bool:
-        """Whether the batch is the usual one, which `_pad` makes several times as fast as the parent."""
-        return (
-            self.padding in (True, "longest")
-            and (return_tensors or self.return_tensors) == "pt"
-            and self.tokenizer.pad_token_id is not None
-        )
-
-    def _pad(self, features: list[dict]) -> BatchEncoding:
-        """What the parent makes, without its Python objects for every row and token."""
-        fills = (self.tokenizer.pad_token_id, 0, self.label_pad_token_id)
-        side, multiple = self.tokenizer.padding_side, self.pad_to_multiple_of
-        batch = BatchEncoding(
+    def __call__(self, features: Sequence[dict]) -> BatchEncoding:
+        return BatchEncoding(
             {
-                name: torch.from_numpy(pad_rows([row[name] for row in features], fill, multiple, side))
-                for name, fill in zip(_COLUMNS, fills, strict=True)
+                name: torch.from_numpy(
+                    pad_rows([row[name] for row in features], fill, self.pad_to_multiple_of, self._side)
+                )
+                for name, fill in self._fills.items()
             }
         )
-        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
-            batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-        return batch
 
 
 def pad_rows(
     rows: Sequence[Sequence[int]], fill: int, multiple_of: int | None = None, side: str = "right"
 ) -> np.ndarray:
-    """Rows of integers under one another, int64, shape `(rows, longest row)`.
+    """Put rows of integers under one another, int64, shape `(rows, longest row)`.
 
     Args:
         rows: lists, arrays or tensors, at least one.
@@ -91,11 +72,14 @@ def pad_rows(
     return padded
 
 
-def shift_right(labels: torch.Tensor, config) -> torch.Tensor:
-    """The decoder's input for `labels` (batch, target length): one place later, after `decoder_start_token_id`.
+def decoder_inputs(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
+    """Return the decoder's input for `labels`, of the same shape (batch, target length): one place later.
 
-    -100 becomes `pad_token_id`. This is what the `forward` of every encoder-decoder family does with labels.
+    It begins with `decoder_start_token_id`, and -100 becomes `pad_token_id`. The `forward` of every encoder-decoder
+    does the same with labels that it is given; some families (M2M100 and NLLB) have no method for it.
     """
-    shifted = labels.new_full(labels.shape, config.decoder_start_token_id)
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return model.prepare_decoder_input_ids_from_labels(labels=labels)
+    shifted = labels.new_full(labels.shape, model.config.decoder_start_token_id)
     shifted[:, 1:] = labels[:, :-1]
-    return shifted.masked_fill_(shifted == -100, config.pad_token_id)
+    return shifted.masked_fill_(shifted == -100, model.config.pad_token_id)

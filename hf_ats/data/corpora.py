@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from .embedded_corpus import default_corpus
@@ -22,7 +21,6 @@ def load_parallel(
     target_lang: str,
     *,
     skip_bad_lines: bool = False,
-    skipped: Counter | None = None,
 ) -> "datasets.Dataset":
     """Load sentence pairs from `prefix.<source_lang>` and `prefix.<target_lang>` (or `.gz`), or from JSON lines.
 
@@ -34,7 +32,7 @@ def load_parallel(
     import datasets
     import pyarrow
 
-    sides = read_parallel(prefix, source_lang, target_lang, skip_bad_lines=skip_bad_lines, skipped=skipped)
+    sides = read_parallel(prefix, source_lang, target_lang, skip_bad_lines=skip_bad_lines)
     languages = (source_lang, target_lang)
     pairs = pyarrow.StructArray.from_arrays([pyarrow.array(side, pyarrow.string()) for side in sides], names=languages)
     return datasets.Dataset.from_dict({"translation": pairs})
@@ -50,7 +48,6 @@ def load_corpus(
     source_lang: str = "de",
     target_lang: str = "en",
     skip_bad_lines: bool = False,
-    skipped: Counter | None = None,
 ) -> "datasets.DatasetDict":
     """Load the train, validation and test parts of a corpus.
 
@@ -63,7 +60,6 @@ def load_corpus(
         source_lang: language code of the source.
         target_lang: language code of the target.
         skip_bad_lines: leave out bad pairs and log how many, instead of raising.
-        skipped: if given, the number of pairs left out is added to it, under the reason.
 
     Returns:
         The parts that were given (of a data set: those that it has) under "train", "validation" and "test", each with
@@ -86,7 +82,7 @@ def load_corpus(
     if prefixes:
         return datasets.DatasetDict(
             {
-                split: load_parallel(prefix, source_lang, target_lang, skip_bad_lines=skip_bad_lines, skipped=skipped)
+                split: load_parallel(prefix, source_lang, target_lang, skip_bad_lines=skip_bad_lines)
                 for split, prefix in prefixes.items()
             }
         )
@@ -94,7 +90,7 @@ def load_corpus(
         parts = _load_dataset(dataset_name, dataset_config_name)
         return datasets.DatasetDict(
             {
-                split: _checked(part, f"{dataset_name}, {split}", source_lang, target_lang, skip_bad_lines, skipped)
+                split: _checked(part, f"{dataset_name}, {split}", source_lang, target_lang, skip_bad_lines)
                 for split, part in parts.items()
             }
         )
@@ -128,7 +124,6 @@ def _checked(
     source_lang: str,
     target_lang: str,
     skip_bad_lines: bool,
-    skipped: Counter | None,
 ) -> "datasets.Dataset":
     """Keep the column `translation`, and check the languages and every pair."""
     if "translation" not in part.column_names:
@@ -155,8 +150,6 @@ def _checked(
     if len(empty) == len(part):
         raise ValueError(f"No usable example is left of the data set {where}: every pair has an empty side.")
     logger.warning("Left out %d of %d sentence pairs of %s: %s.", len(empty), len(part), where, EMPTY_SIDE)
-    if skipped is not None:
-        skipped[EMPTY_SIDE] += len(empty)
     return part.select([index for index in range(len(part)) if index not in empty])
 
 

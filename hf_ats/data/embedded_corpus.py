@@ -20,53 +20,29 @@ Pair = tuple[str, str]
 DEFAULT_SIZES = {"train": 20_000, "validation": 500, "test": 500}
 MOST_PAIRS = 200_000
 
-MONTHS = (
-    ("Januar", "January"),
-    ("Februar", "February"),
-    ("März", "March"),
-    ("April", "April"),
-    ("Mai", "May"),
-    ("Juni", "June"),
-    ("Juli", "July"),
-    ("August", "August"),
-    ("September", "September"),
-    ("Oktober", "October"),
-    ("November", "November"),
-    ("Dezember", "December"),
-)
-WEEKDAYS = (
-    ("Montag", "Monday"),
-    ("Dienstag", "Tuesday"),
-    ("Mittwoch", "Wednesday"),
-    ("Donnerstag", "Thursday"),
-    ("Freitag", "Friday"),
-    ("Samstag", "Saturday"),
-    ("Sonntag", "Sunday"),
-)
-THINGS = (
-    ("Bücher", "books"),
-    ("Häuser", "houses"),
-    ("Kinder", "children"),
-    ("Äpfel", "apples"),
-    ("Städte", "cities"),
-    ("Schüler", "pupils"),
-    ("Bäume", "trees"),
-    ("Fragen", "questions"),
-    ("Schiffe", "ships"),
-    ("Straßen", "streets"),
-)
-GOODS = (
-    ("Das Buch", "The book"),
-    ("Das Fahrrad", "The bicycle"),
-    ("Das Öl", "The oil"),
-    ("Der Käse", "The cheese"),
-    ("Der Mantel", "The coat"),
-    ("Der Tisch", "The table"),
-    ("Die Fahrkarte", "The ticket"),
-    ("Die Lampe", "The lamp"),
-    ("Die Tür", "The door"),
-    ("Ein Kilo Äpfel", "A kilo of apples"),
-)
+
+def _pairs(table: str) -> tuple[Pair, ...]:
+    """Read `German = English`, set off by semicolons."""
+    return tuple(tuple(" ".join(side.split()) for side in entry.split("=")) for entry in table.split(";"))
+
+
+MONTHS = _pairs("""
+    Januar = January; Februar = February; März = March; April = April; Mai = May; Juni = June; Juli = July;
+    August = August; September = September; Oktober = October; November = November; Dezember = December
+""")
+WEEKDAYS = _pairs("""
+    Montag = Monday; Dienstag = Tuesday; Mittwoch = Wednesday; Donnerstag = Thursday; Freitag = Friday;
+    Samstag = Saturday; Sonntag = Sunday
+""")
+THINGS = _pairs("""
+    Bücher = books; Häuser = houses; Kinder = children; Äpfel = apples; Städte = cities; Schüler = pupils;
+    Bäume = trees; Fragen = questions; Schiffe = ships; Straßen = streets
+""")
+GOODS = _pairs("""
+    Das Buch = The book; Das Fahrrad = The bicycle; Das Öl = The oil; Der Käse = The cheese; Der Mantel = The coat;
+    Der Tisch = The table; Die Fahrkarte = The ticket; Die Lampe = The lamp; Die Tür = The door;
+    Ein Kilo Äpfel = A kilo of apples
+""")
 NUMBER_FRAMES = (
     ("{}", "{}"),
     ("Die Antwort ist {}.", "The answer is {}."),

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
 from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ def read_parallel(
     target_lang: str,
     *,
     skip_bad_lines: bool = False,
-    skipped: Counter | None = None,
 ) -> tuple[list[str], list[str]]:
     """Read the source and the target sentences of a corpus, checked line by line.
 
@@ -39,8 +37,7 @@ def read_parallel(
         source_lang: language code of the source, the file's ending or the record's key.
         target_lang: the same of the target.
         skip_bad_lines: leave out pairs with a bad line (invalid UTF-8, an empty side, not a translation record)
-            instead of raising; how many is logged as a warning.
-        skipped: if given, the number of pairs left out is added to it, under the reason.
+            instead of raising; how many, and why, is logged as a warning.
 
     Returns:
         Two lists of the same length, source and target sentences, without line ends.
@@ -52,14 +49,18 @@ def read_parallel(
     """
     prefix = os.fspath(prefix)
     check_language_pair(source_lang, target_lang)
+    problems: dict[int, tuple[str, str]] = {}  # of a line: the reason, and the sentence that names it
     if prefix.endswith(JSON_LINES_ENDINGS):
-        sides, problems = _read_json_lines(prefix, source_lang, target_lang)
         paths = (prefix, prefix)
+        sides = _read_json_lines(prefix, source_lang, target_lang, problems)
     else:
         paths = tuple(_find_side(prefix, language) for language in (source_lang, target_lang))
-        sides, problems = _read_two_files(*paths)
-    _add_empty_sides(sides, paths, problems)
-    return _without_bad_lines(sides, problems, " and ".join(dict.fromkeys(paths)), skip_bad_lines, skipped)
+        sides = _read_two_files(*paths, problems)
+    for side, texts, path in zip(("source", "target"), sides, paths, strict=True):
+        for index, text in enumerate(texts):
+            if not text or text.isspace():
+                problems.setdefault(index, (EMPTY_SIDE, f"{path}, line {index + 1}: the {side} side is empty"))
+    return _without_bad_lines(sides, problems, " and ".join(dict.fromkeys(paths)), skip_bad_lines)
 
 
 def read_lines(source: str | os.PathLike | BinaryIO) -> list[str]:
@@ -85,15 +86,9 @@ def check_language_pair(source_lang: str, target_lang: str) -> None:
     """Raise a ValueError if the two languages of a pair are the same, or one is empty."""
     if not source_lang or not target_lang or source_lang == target_lang:
         raise ValueError(
-            f"source_lang={source_lang!r} and target_lang={target_lang!r} are no language pair; give two different "
+            f"source_lang={source_lang!r} and target_lang={target_lang!r} are not a language pair; give two different "
             "language codes, for example source_lang='de', target_lang='en'."
         )
-
-
-def languages_of_prefix(prefix: str) -> list[str]:
-    """The endings of the files that begin with `prefix` and a dot, `.gz` removed, sorted."""
-    endings = (path[len(prefix) + 1 :].removesuffix(".gz") for path in glob.glob(glob.escape(prefix) + ".*"))
-    return sorted({ending for ending in endings if ending and "." not in ending})
 
 
 def _find_side(prefix: str, language: str) -> str:
@@ -101,7 +96,8 @@ def _find_side(prefix: str, language: str) -> str:
     for path in candidates:
         if os.path.isfile(path):
             return path
-    found = languages_of_prefix(prefix)
+    endings = (path[len(prefix) + 1 :].removesuffix(".gz") for path in glob.glob(glob.escape(prefix) + ".*"))
+    found = sorted({ending for ending in endings if ending and "." not in ending})
     have = f"Under this prefix there are files for: {', '.join(found)}." if found else "No file has this prefix."
     raise FileNotFoundError(
         f"The prefix {prefix!r} has no text for the language {language!r}: looked for {candidates[0]} and "
@@ -143,7 +139,7 @@ def _decode(lines: list[bytes], path: str, problems: dict[int, tuple[str, str]])
     return texts
 
 
-def _read_two_files(source_path: str, target_path: str):
+def _read_two_files(source_path: str, target_path: str, problems: dict[int, tuple[str, str]]):
     source_lines, target_lines = _read_lines(source_path), _read_lines(target_path)
     if len(source_lines) != len(target_lines):
         raise ValueError(
@@ -151,13 +147,10 @@ def _read_two_files(source_path: str, target_path: str):
             "translate line n of the other. Align the files; which lines have no partner cannot be told from the "
             "counts, so none are skipped."
         )
-    problems: dict[int, tuple[str, str]] = {}
-    sides = _decode(source_lines, source_path, problems), _decode(target_lines, target_path, problems)
-    return sides, problems
+    return _decode(source_lines, source_path, problems), _decode(target_lines, target_path, problems)
 
 
-def _read_json_lines(path: str, source_lang: str, target_lang: str):
-    problems: dict[int, tuple[str, str]] = {}
+def _read_json_lines(path: str, source_lang: str, target_lang: str, problems: dict[int, tuple[str, str]]):
     sources, targets = [], []
     languages: set[str] = set()
     for index, line in enumerate(_decode(_read_lines(path), path, problems)):
@@ -171,7 +164,7 @@ def _read_json_lines(path: str, source_lang: str, target_lang: str):
             lacking = target_lang if isinstance(source, str) else source_lang
             fault = f"no text under 'translation', {lacking!r}"
         if fault is not None:
-            # A line that is no UTF-8 is in there already, with its own reason.
+            # A line that is not valid UTF-8 is in there already, with its own reason.
             problems.setdefault(index, (NOT_A_TRANSLATION, f"{path}, line {index + 1}: {fault}"))
             source, target = "", ""
         sources.append(source)
@@ -182,11 +175,11 @@ def _read_json_lines(path: str, source_lang: str, target_lang: str):
                 f"{path} has no language {language!r}: its records are in {', '.join(sorted(languages))}. Choose "
                 "source_lang and target_lang among these."
             )
-    return (sources, targets), problems
+    return sources, targets
 
 
 def _parse_record(line: str) -> dict | None:
-    """The dictionary under "translation", None if there is none."""
+    """Return the dictionary under "translation", None if there is none."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
@@ -195,14 +188,7 @@ def _parse_record(line: str) -> dict | None:
     return translation if isinstance(translation, dict) else None
 
 
-def _add_empty_sides(sides, paths: Iterable[str], problems: dict[int, tuple[str, str]]) -> None:
-    for side, texts, path in zip(("source", "target"), sides, paths, strict=True):
-        for index, text in enumerate(texts):
-            if not text or text.isspace():
-                problems.setdefault(index, (EMPTY_SIDE, f"{path}, line {index + 1}: the {side} side is empty"))
-
-
-def _without_bad_lines(sides, problems, corpus: str, skip_bad_lines: bool, skipped: Counter | None):
+def _without_bad_lines(sides, problems, corpus: str, skip_bad_lines: bool):
     if not problems:
         return sides
     if not skip_bad_lines:
@@ -214,14 +200,6 @@ def _without_bad_lines(sides, problems, corpus: str, skip_bad_lines: bool, skipp
     if len(problems) == len(sides[0]):
         raise ValueError(f"No usable line is left of {corpus}: {problems[0][1]}, and every other line is bad as well.")
     reasons = Counter(reason for reason, _ in problems.values())
-    logger.warning(
-        "Left out %d of %d sentence pairs of %s: %s.", len(problems), len(sides[0]), corpus, describe_counts(reasons)
-    )
-    if skipped is not None:
-        skipped.update(reasons)
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    logger.warning("Left out %d of %d sentence pairs of %s: %s.", len(problems), len(sides[0]), corpus, told)
     return tuple([text for index, text in enumerate(texts) if index not in problems] for texts in sides)
-
-
-def describe_counts(reasons: Counter) -> str:
-    """The counts in words, sorted by reason: `2 empty side, 1 invalid UTF-8`."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

@@ -26,8 +26,7 @@ from ..checkpoint import (
     stored_levels,
     with_generation_defaults,
 )
-from ..evaluation.decoding import _batches, _in_eval_mode
-from ..evaluation.timing import spread, time_in_turns
+from ..evaluation import batches_by_length, encode_sentences, in_eval_mode, spread, time_in_turns
 from ..partition import names_of_levels
 from ..results import read_results
 from ..results.tables import align, number
@@ -217,9 +216,11 @@ def measure_latency(
     tokenizer = load_tokenizer(levels[-1].directory)
     some = sentences[:: max(1, len(sentences) // (rounds * batch_size))][: rounds * batch_size]
     batches = [
-        encoded.to(device)
-        for _, encoded in _batches(networks[levels[-1].name], tokenizer, some, batch_size, truncate=False)
-        if len(encoded["input_ids"]) == batch_size
+        batch.to(device)
+        for indices, batch in batches_by_length(
+            tokenizer, encode_sentences(tokenizer, some, list(networks.values())), batch_size
+        )
+        if len(indices) == batch_size
     ]
 
     def decoder(network: PreTrainedModel):
@@ -227,7 +228,7 @@ def measure_latency(
         of_rounds = itertools.cycle(batches)
         return lambda: network.generate(**next(of_rounds), **options)
 
-    with _in_eval_mode(*networks.values()), torch.no_grad():
+    with in_eval_mode(*networks.values()), torch.no_grad():
         seconds = time_in_turns(
             {name: decoder(network) for name, network in networks.items()},
             rounds,

@@ -1,20 +1,37 @@
-"""What the trained networks are worth: BLEU and chrF, decoding, and its speed."""
+"""What belongs here measures: BLEU and chrF of translations, decoding and its speed, timing in turns."""
 
-from .decoding import compare_decoding_speed, decoding_settings, decoding_speed, device_name, synchronize, translate
+from .decoding import (
+    batches_by_length,
+    compare_decoding_speed,
+    decoding_settings,
+    device_name,
+    encode_sentences,
+    in_eval_mode,
+    synchronize,
+    translate,
+    translate_encoded,
+)
 from .metrics import TRANSLATION_METRIC, build_compute_metrics, compute_accuracy, score_translations
 from .networks import measure_networks, sample_translations
+from .timing import ratio, spread, time_in_turns
 
 __all__ = [
     "TRANSLATION_METRIC",
+    "batches_by_length",
     "build_compute_metrics",
     "compare_decoding_speed",
     "compute_accuracy",
     "decoding_settings",
-    "decoding_speed",
     "device_name",
+    "encode_sentences",
+    "in_eval_mode",
     "measure_networks",
+    "ratio",
     "sample_translations",
     "score_translations",
+    "spread",
     "synchronize",
+    "time_in_turns",
     "translate",
+    "translate_encoded",
 ]

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoint import longest_input, with_generation_defaults
+from ..data import pad_rows
 
 
 def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict:
-    """How `translate` decodes with these arguments: `num_beams`, the length, and whatever else was given.
+    """Return how `translate` decodes with these arguments: `num_beams`, the length, and whatever else was given.
 
     Example:
     ```python
@@ -68,56 +69,43 @@ def translate(
     ['Two dogs are running.']
     ```
     """
-    translations = [""] * len(sentences)
-    batches = _batches(model, tokenizer, sentences, batch_size, truncate)
+    encoded = encode_sentences(tokenizer, sentences, [model], truncate=truncate)
+    return translate_encoded(model, tokenizer, encoded, batch_size, progress=progress, **generate_kwargs)
+
+
+def translate_encoded(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[list[int]],
+    batch_size: int = 32,
+    *,
+    progress: bool = True,
+    **generate_kwargs,
+) -> list[str]:
+    """Translate what `encode_sentences` returned; as `translate`, for sentences that several networks translate."""
+    translations = [""] * len(encoded)
     options = with_generation_defaults(model, tokenizer, generate_kwargs)
-    bar = tqdm(total=len(sentences), desc="translate", unit=" sentences", delay=5, disable=not progress)
-    with _in_eval_mode(model), bar:
-        for indices, encoded in batches:
-            generated = model.generate(**encoded.to(model.device), **options)
+    bar = tqdm(total=len(encoded), desc="translate", unit=" sentences", delay=5, disable=not progress)
+    with in_eval_mode(model), bar:
+        for indices, batch in batches_by_length(tokenizer, encoded, batch_size):
+            generated = model.generate(**batch.to(model.device), **options)
             for index, text in zip(indices, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
                 translations[index] = text.strip()
             bar.update(len(indices))
     return translations
 
 
-def decoding_speed(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    batch_size: int = 32,
-    num_beams: int | None = None,
-    *,
-    repeats: int = 5,
-    truncate: bool = False,
-    **generate_kwargs,
-) -> dict[str, float | int | str]:
-    """How fast one model decodes; `compare_decoding_speed` of that model alone."""
-    speeds = compare_decoding_speed(
-        {"model": model},
-        tokenizer,
-        sentences,
-        batch_size,
-        num_beams,
-        repeats=repeats,
-        truncate=truncate,
-        **generate_kwargs,
-    )
-    return speeds["model"]
-
-
 def compare_decoding_speed(
     models: dict[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
+    encoded: Sequence[list[int]],
     batch_size: int = 32,
     num_beams: int | None = None,
     *,
     repeats: int = 5,
-    truncate: bool = False,
     **generate_kwargs,
 ) -> dict[str, dict[str, float | int | str]]:
-    """How fast models decode, measured in turns so that what else the machine does hits all of them alike.
+    """Measure how fast models decode, in turns so that what else the machine does hits all of them alike.
 
     One repeat decodes all sentences: batch by batch each model in turn, and the first of them changes with every
     batch. Before the first repeat one batch of each model warms up. Only `generate` is timed, not the tokenizer.
@@ -126,11 +114,10 @@ def compare_decoding_speed(
         models (`dict[str, PreTrainedModel]`): by name, all on the same device; one partitioned model may not be there
             twice, so export its levels first.
         tokenizer: the one of all of them.
-        sentences (`list[str]`): the source text; a few hundred sentences give a steady figure.
+        encoded: the source text, as `encode_sentences` returns it; a few hundred sentences give a steady figure.
         batch_size (`int`, defaults to 32): sentences decoded at once.
         num_beams (`int`, *optional*): beams; 1 is greedy. The default is that of `translate`, as for what follows.
         repeats (`int`, defaults to 5): how often all sentences are decoded; the figure is the median.
-        truncate (`bool`, defaults to `False`): cut sentences that are longer than the models read instead of raising.
         generate_kwargs: what else `model.generate` takes, such as `max_new_tokens`.
 
     Returns:
@@ -140,19 +127,24 @@ def compare_decoding_speed(
         `device`, `threads`, `dtype`.
 
     Raises:
-        ValueError: there are no models, no sentences with text, no repeats, a sentence is too long, or models are on
-            different devices.
+        ValueError: there are no sentences with text, no repeats, or models are on different devices.
 
     Example:
     ```python
-    >>> speeds = compare_decoding_speed({"core": core, "full": full}, tokenizer, sentences, num_beams=5)
+    >>> encoded = encode_sentences(tokenizer, sentences, [core, full])
+    >>> speeds = compare_decoding_speed({"core": core, "full": full}, tokenizer, encoded, num_beams=5)
     >>> speeds["core"]["tokens_per_second"] / speeds["full"]["tokens_per_second"]
     ```
     """
-    _refuse_what_cannot_be_measured(models, sentences, repeats)
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats} measures nothing; write 1 or more.")
+    if not any(encoded):
+        raise ValueError(f"encoded holds {len(encoded)} sentences, none with text; give the speed some to decode.")
+    devices = {name: str(model.device) for name, model in models.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"models are on different devices, {devices}; move them to one with model.to(device).")
     device = next(iter(models.values())).device
-    tightest = min(models.values(), key=lambda model: longest_input(model.config))
-    batches = [encoded.to(device) for _, encoded in _batches(tightest, tokenizer, sentences, batch_size, truncate)]
+    batches = [batch.to(device) for _, batch in batches_by_length(tokenizer, encoded, batch_size)]
     names = list(models)
     given = {"num_beams": num_beams, **generate_kwargs}
     options = {name: with_generation_defaults(model, tokenizer, given) for name, model in models.items()}
@@ -168,7 +160,7 @@ def compare_decoding_speed(
         # The start token, which Marian and T5 also pad with, comes first and was not decoded.
         return elapsed, int((generated[:, 1:] != tokenizer.pad_token_id).sum())
 
-    with _in_eval_mode(*models.values()):
+    with in_eval_mode(*models.values()):
         for name in names:
             decode(name, batches[0])
         for repeat in range(repeats):
@@ -198,45 +190,65 @@ def compare_decoding_speed(
     }
 
 
-def _refuse_what_cannot_be_measured(models, sentences, repeats) -> None:
-    if not models:
-        raise ValueError("models={} holds no model; write {'core': core, 'full': full}.")
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats} measures nothing; write 1 or more.")
-    if not any(sentence.strip() for sentence in sentences):
-        raise ValueError(f"sentences holds {len(sentences)} sentences, none with text; give the speed some to decode.")
-    devices = {name: str(model.device) for name, model in models.items()}
-    if len(set(devices.values())) > 1:
-        raise ValueError(f"models are on different devices, {devices}; move them to one with model.to(device).")
+def encode_sentences(
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    models: Sequence[PreTrainedModel],
+    *,
+    truncate: bool = False,
+) -> list[list[int]]:
+    """Return the token ids of each sentence, as `translate_encoded` takes them; none of a sentence without text.
+
+    Args:
+        tokenizer: of the models.
+        sentences: the source text.
+        models: those that will read it; the one that reads least counts.
+        truncate: cut what is longer than they read instead of raising.
+
+    Raises:
+        ValueError: a sentence has more tokens than a model reads, and `truncate` is off.
+    """
+    longest = min(longest_input(model.config) for model in models)
+    options = {"truncation": True, "max_length": longest} if truncate and longest < sys.maxsize else {}
+    with_text = [index for index, sentence in enumerate(sentences) if sentence.strip()]
+    encoded: list[list[int]] = [[] for _ in sentences]
+    if with_text:
+        ids = tokenizer([sentences[index] for index in with_text], verbose=False, **options)["input_ids"]
+        for index, row in zip(with_text, ids, strict=True):
+            encoded[index] = row
+    for index, row in enumerate(encoded):
+        if len(row) > longest:
+            raise ValueError(
+                f"sentence {index + 1} has {len(row)} tokens, and this {type(models[0]).__name__} reads at most "
+                f"{longest}; shorten or split it, or write truncate=True to cut what is over."
+            )
+    return encoded
 
 
-def _batches(model, tokenizer, sentences, batch_size, truncate) -> Iterator[tuple[list[int], BatchEncoding]]:
-    """`(indices of the sentences, their padded encoding)`, longest first; sentences without text are left out.
+def batches_by_length(
+    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], batch_size: int
+) -> Iterator[tuple[list[int], BatchEncoding]]:
+    """Yield `(indices of the sentences, their padded encoding)`, longest first; sentences without text are left out.
 
-    Checks everything when it is called, and encodes a batch when it is its turn.
+    Raises:
+        ValueError: `batch_size` is less than 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not a number of sentences; write 1 or more.")
-    longest = longest_input(model.config)
-    options = {"truncation": True, "max_length": longest} if truncate and longest < sys.maxsize else {}
-    indices = [index for index, sentence in enumerate(sentences) if sentence.strip()]
-    lengths = {index: len(tokenizer(sentences[index], **options)["input_ids"]) for index in indices}
-    for index, length in lengths.items():
-        if length > longest:
-            raise ValueError(
-                f"sentence {index + 1} has {length} tokens, and this {type(model).__name__} reads at most {longest}; "
-                "shorten or split it, or write truncate=True to cut what is over."
-            )
-    indices.sort(key=lengths.get, reverse=True)
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    return (
-        (batch, tokenizer([sentences[index] for index in batch], padding=True, return_tensors="pt", **options))
-        for batch in batches
-    )
+    indices = sorted((index for index, row in enumerate(encoded) if row), key=lambda index: -len(encoded[index]))
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        rows = [encoded[index] for index in batch]
+        padded = {
+            "input_ids": pad_rows(rows, tokenizer.pad_token_id, side=tokenizer.padding_side),
+            "attention_mask": pad_rows([[1] * len(row) for row in rows], 0, side=tokenizer.padding_side),
+        }
+        yield batch, BatchEncoding({name: torch.from_numpy(values) for name, values in padded.items()})
 
 
 @contextmanager
-def _in_eval_mode(*models: torch.nn.Module) -> Iterator[None]:
+def in_eval_mode(*models: torch.nn.Module) -> Iterator[None]:
+    """Put models into eval mode for a `with` block, and every module back into its own mode."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -248,11 +260,11 @@ def _in_eval_mode(*models: torch.nn.Module) -> Iterator[None]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what a GPU was given; a CPU has done it already."""
+    """Wait for what a GPU was given; a CPU has done it already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:
-    """A GPU's own name, or the kind of device."""
+    """Return a GPU's own name, or the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

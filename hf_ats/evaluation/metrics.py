@@ -26,7 +26,7 @@ def score_translations(
     tokenize: str | None = None,
     lowercase: bool = False,
 ) -> dict[str, float | int | str]:
-    """Corpus BLEU and chrF by sacreBLEU, each with its signature. Needs no network.
+    """Compute corpus BLEU and chrF by sacreBLEU, each with its signature. Needs no network.
 
     Args:
         predictions (`list[str]`): one translation for each sentence, detokenized.
@@ -53,7 +53,7 @@ def score_translations(
 
 
 def build_compute_metrics(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The `compute_metrics` of a `Seq2SeqTrainer` that generates: `bleu`, `chrf` and `gen_len`.
+    """Return the `compute_metrics` of a `Seq2SeqTrainer` that generates: `bleu`, `chrf` and `gen_len`.
 
     Args:
         tokenizer: the one that made the labels; predictions and labels are decoded with it, special tokens left out.
@@ -96,7 +96,7 @@ def build_compute_metrics(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalP
 
 
 def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` for classifiers: `accuracy`, the percentage whose class has the highest logit.
+    """Compute the metrics of a classifier: `accuracy`, the percentage whose class has the highest logit.
 
     Args:
         prediction: with `predictions`, logits of shape `(examples, classes)`, and `label_ids` `(examples,)`.

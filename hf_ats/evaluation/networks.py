@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..partition import flops_per_token
-from .decoding import compare_decoding_speed, translate
+from .decoding import compare_decoding_speed, translate_encoded
 from .metrics import score_translations
 
 logger = logging.getLogger(__name__)
@@ -15,26 +15,24 @@ logger = logging.getLogger(__name__)
 def measure_networks(
     networks: dict[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[str],
+    encoded: Sequence[list[int]],
     references: Sequence[str],
     *,
     batch_size: int = 32,
     speed_sentences: int = 200,
     speed_repeats: int = 3,
-    truncate: bool = False,
     **generate_kwargs,
 ) -> tuple[dict[str, dict], dict[str, list[str]]]:
-    """Translates a test set with each network, scores the translations, and measures the decoding speed in turns.
+    """Translate a test set with each network, score the translations, and measure the decoding speed in turns.
 
     Args:
         networks: by the name of their level, such as what `from_pretrained` gives for `core/` and `full/`.
         tokenizer: the one of all of them.
-        sources: the test set, one sentence each.
-        references: one for each source.
+        encoded: the test set, as `encode_sentences` returns it.
+        references: one for each of its sentences.
         batch_size: sentences decoded at once, for the scores and for the speed.
         speed_sentences: how many of the sources the speed is measured on, taken evenly; 0 leaves it out.
         speed_repeats: how often they are decoded; the figure is the median.
-        truncate: cut sources that are longer than a network reads, instead of raising.
         generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`; defaults as in `translate`.
 
     Returns:
@@ -42,12 +40,12 @@ def measure_networks(
         translations.
 
     Raises:
-        ValueError: nothing to score, or a sentence is too long; before anything is decoded.
+        ValueError: there is nothing to score.
     """
     figures, translations = {}, {}
     for name, network in networks.items():
-        logger.info("Translating %d sentences with %s", len(sources), name)
-        translations[name] = translate(network, tokenizer, sources, batch_size, truncate=truncate, **generate_kwargs)
+        logger.info("Translating %d sentences with %s", len(encoded), name)
+        translations[name] = translate_encoded(network, tokenizer, encoded, batch_size, **generate_kwargs)
         scores = score_translations(translations[name], references)
         figures[name] = {
             "parameters": network.num_parameters(),
@@ -56,9 +54,9 @@ def measure_networks(
             "decoding_speed": None,
         }
     if speed_sentences:
-        some = sources[:: max(1, len(sources) // speed_sentences)][:speed_sentences]
+        some = encoded[:: max(1, len(encoded) // speed_sentences)][:speed_sentences]
         speeds = compare_decoding_speed(
-            networks, tokenizer, some, batch_size, repeats=speed_repeats, truncate=truncate, **generate_kwargs
+            networks, tokenizer, some, batch_size, repeats=speed_repeats, **generate_kwargs
         )
         for name, speed in speeds.items():
             figures[name]["decoding_speed"] = speed
@@ -68,7 +66,7 @@ def measure_networks(
 def sample_translations(
     sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 5
 ) -> str:
-    """A few sentences, evenly spaced, with the reference and each network's translation below one another."""
+    """Render a few sentences, evenly spaced, with the reference and each network's translation below one another."""
     names = ["source", "reference", *translations]
     width = max(map(len, names))
     columns = [sources, references, *translations.values()]

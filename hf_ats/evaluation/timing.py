@@ -18,7 +18,7 @@ def time_in_turns(
     device: torch.device | str = "cpu",
     progress: str | None = None,
 ) -> dict[str, list[float]]:
-    """Runs every candidate once in each round, and another first in each, so that none always follows the same one.
+    """Run every candidate once in each round, and another first in each, so that none always follows the same one.
 
     Args:
         candidates: by name, what to time.
@@ -53,7 +53,7 @@ def time_in_turns(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """`median`, `low` and `high`, the quartiles: half of the values lie between the last two.
+    """Return `median`, `low` and `high`, the quartiles: half of the values lie between the last two.
 
     Raises:
         ValueError: there are no values.
@@ -67,7 +67,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
-    """The `spread` of the quotients, round by round.
+    """Return the `spread` of the quotients, round by round.
 
     Raises:
         ValueError: the two differ in length, or are empty.

@@ -1,15 +1,14 @@
 """Everything after training: export, translate, score, time, and write it down."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from ..checkpoint import check_replaceable, export_level, longest_input
-from ..evaluation import decoding_settings, measure_networks, sample_translations
+from ..checkpoint import check_replaceable, export_level
+from ..evaluation import decoding_settings, encode_sentences, measure_networks, sample_translations
 from ..partition import is_partitioned, partition_config
 from ..remote_code.pipeline_ats import language_codes
 from ..results import (
@@ -147,7 +146,12 @@ def report_trained(
     model = trainer.whole_model() if model is None else model
     source_prefix = set_source_prefix_(model, source_prefix)
     inputs = [source_prefix + source for source in sources]
-    _check_sentences(inputs, references, tokenizer, sys.maxsize if truncate else longest_input(model.config))
+    if len(sources) != len(references) or not sources:
+        raise ValueError(
+            f"sources has {len(sources)} sentences and references has {len(references)}; give one reference for each, "
+            "and at least one of both."
+        )
+    encoded = encode_sentences(tokenizer, inputs, [model], truncate=truncate)
     output_dir = Path(args.output_dir)
     directories = {name: output_dir / name for name in (trainer.level_names[i] for i in trainer.trained_levels)}
     for directory in directories.values():
@@ -169,11 +173,10 @@ def report_trained(
     levels, translations = measure_networks(
         networks,
         tokenizer,
-        inputs,
+        encoded,
         references,
         batch_size=args.per_device_eval_batch_size,
         speed_sentences=speed_sentences,
-        truncate=truncate,
         **generate_kwargs,
     )
     for name, export in exports.items():
@@ -234,22 +237,6 @@ def _same_weights(earlier: dict | None, results: dict) -> bool:
         {name: level.get("weights_sha256") for name, level in found["levels"].items()} for found in (earlier, results)
     )
     return before == now
-
-
-def _check_sentences(sources, references, tokenizer, longest: int) -> None:
-    """Refuses what could not be scored, before anything is exported."""
-    if len(sources) != len(references) or not sources:
-        raise ValueError(
-            f"sources has {len(sources)} sentences and references has {len(references)}; give one reference for each, "
-            "and at least one of both."
-        )
-    for place, source in enumerate(sources, 1):
-        tokens = len(tokenizer(source)["input_ids"])
-        if tokens > longest:
-            raise ValueError(
-                f"sentence {place} of sources has {tokens} tokens, and the model reads at most {longest}; shorten or "
-                "split it, or write truncate=True to cut what is over."
-            )
 
 
 def _training_seconds(trainer: ATSSeq2SeqTrainer) -> float:

@@ -111,7 +111,7 @@ def prepare(
         train_dataset=tokenized["train"],
         eval_dataset=tokenized.get("validation"),
         processing_class=tokenizer,
-        data_collator=TranslationCollator(tokenizer, model=model),
+        data_collator=TranslationCollator(tokenizer),
         compute_metrics=build_compute_metrics(tokenizer) if args.predict_with_generate else None,
     )
     return Run(

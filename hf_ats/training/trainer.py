@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerCallback
 
-from ..data import TokenBudgetBatchSampler, sequence_lengths, shift_right
+from ..data import TokenBudgetBatchSampler, decoder_inputs, sequence_lengths
 from ..partition import is_partitioned, level_names, parameters_at_level, partitioned_layers
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .by_level import ReportsByLevel
@@ -170,7 +170,7 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As the Trainer's, with the decoder's input made from the labels where a collator left it out."""
-        if self._has_token_loss:
+        if self._counts_flops:
             inputs = self._with_decoder_inputs(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -178,11 +178,7 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
         # The Trainer takes the labels out of the batch, and BART would then decode the source in their place.
         if "labels" not in inputs or "decoder_input_ids" in inputs:
             return inputs
-        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
-            shifted = self.model.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
-        else:
-            shifted = shift_right(inputs["labels"], self.model.config)
-        return {**inputs, "decoder_input_ids": shifted}
+        return {**inputs, "decoder_input_ids": decoder_inputs(self.model, inputs["labels"])}
 
     # ---- Checkpoints ----
 

@@ -1,13 +1,12 @@
 """Corpora from files, from data sets, and the embedded one, under one form."""
 
 import json
-from collections import Counter
+import logging
 
 import datasets
 import pytest
 
 from hf_ats.data import default_corpus, load_corpus, load_parallel
-from hf_ats.data.parallel_text import EMPTY_SIDE
 
 PAIRS = [{"de": "eins", "en": "one"}, {"de": "zwei", "en": "two"}, {"de": "drei", "en": "three"}]
 
@@ -43,14 +42,14 @@ def test_parts_come_from_their_prefixes(prefix):
     assert corpus["test"]["translation"][:] == PAIRS
 
 
-def test_bad_lines_of_prefixes_are_skipped_only_on_request(prefix, tmp_path):
+def test_bad_lines_of_prefixes_are_skipped_only_on_request(prefix, tmp_path, caplog):
     (tmp_path / "corpus.en").write_text("one\n\nthree\n")
     with pytest.raises(ValueError, match="line 2: the target side is empty"):
         load_corpus(train_prefix=prefix)
-    skipped = Counter()
-    corpus = load_corpus(train_prefix=prefix, test_prefix=prefix, skip_bad_lines=True, skipped=skipped)
+    with caplog.at_level(logging.WARNING, logger="hf_ats"):
+        corpus = load_corpus(train_prefix=prefix, test_prefix=prefix, skip_bad_lines=True)
     assert corpus["train"]["translation"][:] == [PAIRS[0], PAIRS[2]]
-    assert skipped == {EMPTY_SIDE: 2}
+    assert caplog.text.count("1 empty side") == 2
 
 
 def test_parts_come_from_a_saved_data_set(tmp_path):
@@ -109,15 +108,15 @@ def test_a_language_that_a_data_set_lacks_is_refused_with_those_it_has(tmp_path)
 
 
 @pytest.mark.parametrize("empty", ["", " \t", None])
-def test_empty_sides_of_a_data_set_are_named_and_skipped_only_on_request(tmp_path, empty):
+def test_empty_sides_of_a_data_set_are_named_and_skipped_only_on_request(tmp_path, empty, caplog):
     pairs = [PAIRS[0], {"de": "zwei", "en": empty}, {"de": empty, "en": empty}, PAIRS[2]]
     name = save(tmp_path / "saved", pairs=pairs, parts=("train", "test"))
     with pytest.raises(ValueError, match=r"train, example 1 \(from 0\): a side is empty\. .*2 of 4\."):
         load_corpus(dataset_name=name)
-    skipped = Counter()
-    corpus = load_corpus(dataset_name=name, skip_bad_lines=True, skipped=skipped)
+    with caplog.at_level(logging.WARNING, logger="hf_ats"):
+        corpus = load_corpus(dataset_name=name, skip_bad_lines=True)
     assert corpus["train"]["translation"][:] == [PAIRS[0], PAIRS[2]]
-    assert skipped == {EMPTY_SIDE: 4}
+    assert caplog.text.count("Left out 2 of 4") == 2
 
 
 def test_a_data_set_of_empty_sides_is_refused(tmp_path):

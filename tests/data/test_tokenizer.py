@@ -87,25 +87,30 @@ def test_the_directory_holds_what_is_needed_and_reloads_alike(tokenizer, tmp_pat
     assert copy(PROBE, text_target=PROBE).data == tokenizer(PROBE, text_target=PROBE).data
 
 
-def test_transformers_4_gives_the_same_ids(tokenizer, tmp_path):
+def test_transformers_4_gives_the_same_ids(text, tmp_path):
     if not TRANSFORMERS_4.exists():
         pytest.skip(f"{TRANSFORMERS_4} is not there; `make venv-transformers-4` makes it")
-    tokenizer.save_pretrained(tmp_path)
-    program = (
-        "import json, sys, transformers; tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1]); "
-        "probe = json.loads(sys.argv[2]); batch = tokenizer(probe, text_target=probe); "
-        "print(json.dumps([transformers.__version__[0], batch.input_ids, batch.labels, tokenizer.pad_token_id, "
-        "tokenizer.batch_decode(batch.labels, skip_special_tokens=True)]))"
-    )
-    run = subprocess.run(
-        [TRANSFORMERS_4, "-W", "error::UserWarning", "-c", program, tmp_path, json.dumps(PROBE)],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    batch = tokenizer(PROBE, text_target=PROBE)
+    expected = []
+    for name, joint in (("joint", True), ("separate", False)):
+        tokenizer = train(text, tmp_path / "trained" / name, joint=joint)
+        tokenizer.save_pretrained(tmp_path / name)
+        batch = tokenizer(PROBE, text_target=PROBE)
+        decoded = tokenizer.batch_decode(batch.labels, skip_special_tokens=True)
+        expected.append(["4", batch.input_ids, batch.labels, VOCAB_SIZE - 1, decoded])
+    program = """
+import json, sys, transformers
+probe, found = json.loads(sys.argv[1]), []
+for directory in sys.argv[2:]:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    batch = tokenizer(probe, text_target=probe)
     decoded = tokenizer.batch_decode(batch.labels, skip_special_tokens=True)
-    assert json.loads(run.stdout) == ["4", batch.input_ids, batch.labels, VOCAB_SIZE - 1, decoded]
+    found.append([transformers.__version__[0], batch.input_ids, batch.labels, tokenizer.pad_token_id, decoded])
+print(json.dumps(found))
+"""
+    command = [TRANSFORMERS_4, "-W", "error::UserWarning", "-c", program, json.dumps(PROBE)]
+    run = subprocess.run([*command, tmp_path / "joint", tmp_path / "separate"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == expected
 
 
 def test_the_same_text_gives_the_same_files(text, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig
 
 from hf_ats.data import default_corpus, train_tokenizer
-from hf_ats.evaluation import compare_decoding_speed, decoding, decoding_settings, decoding_speed, translate
+from hf_ats.evaluation import compare_decoding_speed, decoding, decoding_settings, encode_sentences, translate
 from hf_ats.partition import PartitionConfig, at_level, partition_
 from tests.support.models import tiny_model
 
@@ -132,9 +132,20 @@ def test_truncation_cuts_at_what_the_model_reads(model, tokenizer):
     assert ids["input_ids"].shape == (1, 64)
     expected = tokenizer.decode(model.generate(**ids, **LIMIT)[0], skip_special_tokens=True).strip()
     assert translate(model, tokenizer, [long], truncate=True, num_beams=1, **LIMIT) == [expected]
-    assert decoding_speed(model, tokenizer, [long], repeats=1, truncate=True, **LIMIT)["sentences"] == 1
-    with pytest.raises(ValueError, match="reads at most 64"):
-        decoding_speed(model, tokenizer, [long], repeats=1, **LIMIT)
+
+
+def encoded(models, tokenizer, sentences) -> list[list[int]]:
+    return encode_sentences(tokenizer, sentences, list(models.values()))
+
+
+def test_the_network_that_reads_least_says_what_is_too_long(model, tokenizer):
+    short, long = copy.deepcopy(model), "zwei Hunde rennen durch den Park"
+    short.config.max_position_embeddings = 5
+    (whole,) = encode_sentences(tokenizer, [long], [model])
+    assert len(whole) > 5
+    with pytest.raises(ValueError, match=f"sentence 1 has {len(whole)} tokens.*reads at most 5"):
+        encode_sentences(tokenizer, [long], [model, short])
+    assert encode_sentences(tokenizer, [long, ""], [model, short], truncate=True) == [[*whole[:4], whole[-1]], []]
 
 
 class Clock:
@@ -168,7 +179,9 @@ def test_speed_is_the_median_of_tokens_without_padding_over_time(pair, tokenizer
     # 23 sentences in batches of 8 are 3 calls a repeat; after the warm-up the repeats cost 3, 30 and 6 seconds.
     seconds = {"core": [None, 1, 1, 1, 10, 10, 10, 2, 2, 2], "full": [None] + [4] * 9}
     clock = Clock(monkeypatch, pair, lambda name, call: seconds[name][call - 1] or 1000)
-    speeds = compare_decoding_speed(pair, tokenizer, sentences, batch_size=8, repeats=3, **LIMIT)
+    speeds = compare_decoding_speed(
+        pair, tokenizer, encoded(pair, tokenizer, sentences), batch_size=8, repeats=3, **LIMIT
+    )
     for name, model in pair.items():
         model_outputs = clock.outputs[name][1:4]
         ends = model.config.eos_token_id
@@ -185,7 +198,7 @@ def test_speed_is_the_median_of_tokens_without_padding_over_time(pair, tokenizer
 
 def test_models_take_turns_and_take_turns_at_being_first(pair, tokenizer, sentences, monkeypatch):
     clock = Clock(monkeypatch, pair, lambda *_: 1)
-    compare_decoding_speed(pair, tokenizer, sentences, batch_size=8, repeats=2, **LIMIT)
+    compare_decoding_speed(pair, tokenizer, encoded(pair, tokenizer, sentences), batch_size=8, repeats=2, **LIMIT)
     turns = [tuple(clock.calls[i : i + 2]) for i in range(0, len(clock.calls), 2)]
     forth, back = ("core", "full"), ("full", "core")
     assert turns == [forth, *(forth, back, forth), *(back, forth, back)]
@@ -195,7 +208,10 @@ def test_the_figure_says_how_it_was_measured(model, tokenizer, sentences, monkey
     calls = []
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **keywords: calls.append(keywords) or generate(**keywords))
-    speed = decoding_speed(model, tokenizer, ["", *sentences], batch_size=8, num_beams=2, repeats=1, **LIMIT)
+    pair = {"model": model}
+    speed = compare_decoding_speed(
+        pair, tokenizer, encoded(pair, tokenizer, ["", *sentences]), batch_size=8, num_beams=2, repeats=1, **LIMIT
+    )["model"]
     assert speed["tokens_per_second"] > 0
     how = {"sentences": 23, "batch_size": 8, "num_beams": 2, "repeats": 1, "device": "cpu", "dtype": "float64"}
     assert speed.items() >= how.items()
@@ -227,7 +243,10 @@ def test_what_neither_call_nor_config_sets_has_one_default(
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **keywords: calls.append(keywords) or generate(**keywords))
     translate(model, tokenizer, sentences[:2], **given)
-    speed = decoding_speed(model, tokenizer, sentences[:2], repeats=1, **given)
+    pair = {"model": model}
+    speed = compare_decoding_speed(pair, tokenizer, encoded(pair, tokenizer, sentences[:2]), repeats=1, **given)[
+        "model"
+    ]
     assert len(calls) == 3
     for call in calls:
         assert {name: call[name] for name in call.keys() - {"input_ids", "attention_mask"}} == reaches
@@ -236,15 +255,14 @@ def test_what_neither_call_nor_config_sets_has_one_default(
 
 
 def test_what_cannot_be_measured_is_refused(model, tokenizer, sentences):
-    with pytest.raises(ValueError, match=r"models=\{\}"):
-        compare_decoding_speed({}, tokenizer, sentences)
+    ids = encoded({"model": model}, tokenizer, sentences)
     with pytest.raises(ValueError, match="repeats=0"):
-        decoding_speed(model, tokenizer, sentences, repeats=0)
-    with pytest.raises(ValueError, match="sentences holds 1 sentences, none with text"):
-        decoding_speed(model, tokenizer, [" "])
+        compare_decoding_speed({"model": model}, tokenizer, ids, repeats=0)
+    with pytest.raises(ValueError, match="encoded holds 1 sentences, none with text"):
+        compare_decoding_speed({"model": model}, tokenizer, encoded({"model": model}, tokenizer, [" "]))
     elsewhere = copy.deepcopy(model).to("meta")
     with pytest.raises(ValueError, match=r"different devices, \{'here': 'cpu', 'there': 'meta'\}"):
-        compare_decoding_speed({"here": model, "there": elsewhere}, tokenizer, sentences)
+        compare_decoding_speed({"here": model, "there": elsewhere}, tokenizer, ids)
 
 
 def test_a_device_goes_by_the_name_of_the_gpu_or_by_its_kind(monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 
 from hf_ats.data import default_corpus, train_tokenizer
-from hf_ats.evaluation import measure_networks, sample_translations, score_translations, translate
+from hf_ats.evaluation import encode_sentences, measure_networks, sample_translations, score_translations, translate
 from hf_ats.partition import flops_per_token
 from tests.support.models import tiny_model
 
@@ -19,8 +19,9 @@ def test_each_network_gets_its_own_figures(setting):
     tokenizer, sources, references = setting
     networks = {"core": tiny_model("marian", seed=1), "full": tiny_model("marian", seed=2, encoder_layers=1)}
     options = {"num_beams": 1, "max_length": 12}
+    encoded = encode_sentences(tokenizer, sources, list(networks.values()))
     figures, translations = measure_networks(
-        networks, tokenizer, sources, references, speed_sentences=3, speed_repeats=1, **options
+        networks, tokenizer, encoded, references, speed_sentences=3, speed_repeats=1, **options
     )
     assert translations["core"] != translations["full"]
     for name, network in networks.items():
@@ -36,7 +37,8 @@ def test_each_network_gets_its_own_figures(setting):
 def test_the_speed_can_be_left_out(setting):
     tokenizer, sources, references = setting
     networks = {"full": tiny_model("marian")}
-    figures, _ = measure_networks(networks, tokenizer, sources, references, speed_sentences=0, max_length=5)
+    encoded = encode_sentences(tokenizer, sources, list(networks.values()))
+    figures, _ = measure_networks(networks, tokenizer, encoded, references, speed_sentences=0, max_length=5)
     assert figures["full"]["decoding_speed"] is None
 
 

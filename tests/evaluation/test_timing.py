@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hf_ats.evaluation.timing import ratio, spread, time_in_turns
+from hf_ats.evaluation import ratio, spread, time_in_turns
 
 
 def test_every_candidate_runs_once_a_round_and_each_comes_first_as_often():

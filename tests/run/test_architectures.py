@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import MarianMTModel
 
-from hf_ats.data import TranslationCollator, train_tokenizer
+from hf_ats.data import TranslationCollator, decoder_inputs, train_tokenizer
 from hf_ats.data.embedded_corpus import default_pairs
 from hf_ats.run.architectures import ARCHITECTURES, build_model
 
@@ -158,8 +158,9 @@ def take_steps(model, tokenizer, steps: int = 3) -> None:
     pairs = default_pairs(sizes={"train": 8})["train"]
     texts = tokenizer([german for german, _ in pairs], text_target=[english for _, english in pairs])
     features = [{name: texts[name][row] for name in texts} for row in range(len(pairs))]
-    batch = TranslationCollator(tokenizer, model)(features)
+    batch = TranslationCollator(tokenizer)(features)
     labels = batch.pop("labels")
+    batch["decoder_input_ids"] = decoder_inputs(model, labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(steps):
         logits = model(**batch).logits

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from hf_ats.data import TranslationCollator
+from hf_ats.data import TranslationCollator, decoder_inputs
 from hf_ats.run import set_languages_, set_source_prefix_, source_prefix
 from tests.support.models import tiny_model
 from tests.support.tokenizers import KINDS, tiny_tokenizer
@@ -36,8 +36,8 @@ def test_what_is_decoded_first_is_what_training_puts_first(kind, legacy, made):
         [f"__{code}__" if kind == "m2m_100" else code for code in KINDS[kind].codes]
     )
     assert german in ids["input_ids"] and english in ids["labels"]
-    batch = TranslationCollator(tokenizer, model=model)([{**ids, "attention_mask": [1] * len(ids["input_ids"])}])
-    begin = [batch["decoder_input_ids"][0, 0].item(), batch["labels"][0, 0].item()]
+    batch = TranslationCollator(tokenizer)([{**ids, "attention_mask": [1] * len(ids["input_ids"])}])
+    begin = [decoder_inputs(model, batch["labels"])[0, 0].item(), batch["labels"][0, 0].item()]
     generated = model.generate(torch.tensor([ids["input_ids"]]), max_new_tokens=3, num_beams=1)[0].tolist()
     if kind == "mbart" or legacy:  # the decoder starts from the code
         assert begin[0] == generated[0] == english != begin[1]

@@ -90,7 +90,7 @@ def trainer_of(tokenizer, directory, model=None, once_arguments_are_made=None, *
     args = arguments(directory, **({"max_steps": 2, "generation_max_length": 12} | fields))
     if once_arguments_are_made is not None:
         once_arguments_are_made()
-    return ATSSeq2SeqTrainer(model, args, data_collator=TranslationCollator(tokenizer, model=model), **data)
+    return ATSSeq2SeqTrainer(model, args, data_collator=TranslationCollator(tokenizer), **data)
 
 
 def report(trainer, **fields) -> dict:

@@ -62,7 +62,7 @@ class SequentialPlainTrainer(InOrder, ATSTrainer):
 
 
 def collator(model) -> TranslationCollator:
-    return TranslationCollator(PaddingTokenizer(model.config.pad_token_id), model=model)
+    return TranslationCollator(PaddingTokenizer(model.config.pad_token_id))
 
 
 def arguments(output_dir, **fields) -> ATSSeq2SeqTrainingArguments:

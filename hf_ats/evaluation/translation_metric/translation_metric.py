@@ -69,7 +69,7 @@ class TranslationMetric(evaluate.Metric):
         )
 
     def compute(self, *, predictions=None, references=None, **kwargs):
-        """Checks what the base class would answer with an IndexError, then computes."""
+        """Check what the base class would answer with an IndexError, then compute."""
         if predictions is not None and references is not None:
             if len(predictions) != len(references):
                 raise ValueError(
