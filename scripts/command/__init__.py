@@ -4,8 +4,8 @@ It stands beside the package hf_ats, whose import loads PyTorch, so that the lis
 """
 
 import ast
+import importlib
 import importlib.metadata
-import runpy
 import sys
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def main() -> None:
         print(f"hf-ats {importlib.metadata.version('hf_ats')}")
     elif name in COMMANDS:
         sys.argv = [f"hf-ats {name}", *sys.argv[2:]]  # what argparse calls the program
-        runpy.run_module(f"hf_ats.scripts.{COMMANDS[name]}", run_name="__main__")
+        importlib.import_module(f"hf_ats.scripts.{COMMANDS[name]}").main()
     else:
         print(f"hf-ats: {name} is not a command; write one of {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)

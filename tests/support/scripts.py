@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_ats import ATSSeq2SeqTrainer
+from hf_ats.data import default_corpus
 from hf_ats.scripts import train_translation
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -64,3 +65,28 @@ def begin(*arguments) -> ATSSeq2SeqTrainer:
     with pytest.raises(Begun) as begun:
         train(*arguments, watch=stop)
     return begun.value.args[0]
+
+
+SIZES = "--architecture tiny --layers 1 --width 32 --feed_forward 64 --vocab_size 300 --generation_max_length 24"
+TRAINING = "--max_tokens 512 --learning_rate 1e-3 --use_cpu --report_to none --disable_tqdm true --speed_sentences 4"
+
+
+def write_corpus(directory: Path) -> Path:
+    """Text files of the first pairs of the generated corpus: 300 to train on, 20 for validation, 12 to score."""
+    for part, number in (("train", 300), ("validation", 20), ("test", 12)):
+        pairs = default_corpus()[part]["translation"][:number]
+        for language in ("de", "en"):
+            text = "".join(f"{pair[language]}\n" for pair in pairs)
+            (directory / f"{part}.{language}").write_text(text, encoding="utf-8")
+    return directory
+
+
+def prefixes(corpus: Path) -> list[str]:
+    """The flags that name the files of `write_corpus`."""
+    return [f"--{part}_prefix={corpus / part}" for part in ("train", "validation", "test")]
+
+
+def training_arguments(corpus: Path, output_dir: Path, more: str = "") -> list[str]:
+    """The flags of a small run with a core of rank ratio 0.25."""
+    words = f"--output_dir {output_dir} {SIZES} {TRAINING} --ratios 0.25 {more}"
+    return [*words.split(), *prefixes(corpus)]
