@@ -6,7 +6,8 @@
 #   docker run --rm -v "$PWD/runs:/runs" hf_ats --architecture tiny --output_dir /runs/tiny
 #   docker run --rm --gpus all -v "$PWD/runs:/runs" hf_ats ...
 #   docker run --rm --gpus all -v "$PWD/runs:/runs" --entrypoint torchrun hf_ats --nproc_per_node 2 \
-#       /opt/hf_ats/scripts/train_translation.py ...
+#       -m hf_ats.scripts.train_translation ...
+#   docker run --rm -v "$PWD/runs:/runs" --entrypoint hf-ats hf_ats --help
 #
 # TORCH_INDEX_URL chooses the build of torch: the index that pip takes it from (PyTorch's installation page lists one per
 # build). What pip's default index has for Linux on x86-64 runs on the CPU and on NVIDIA GPUs, but brings
@@ -47,5 +48,5 @@ USER 1000
 WORKDIR /runs
 VOLUME /runs
 
-ENTRYPOINT ["python", "/opt/hf_ats/scripts/train_translation.py"]
+ENTRYPOINT ["hf-ats", "train"]
 CMD ["--help"]

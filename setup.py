@@ -6,8 +6,9 @@ from setuptools import find_packages, setup
 
 # Beside transformers: the runtimes that models are deployed in.
 DEPLOY = ["ctranslate2>=4.8", "onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"]
-# Folders at the top that are packages inside hf_ats.
-TOP_LEVEL = ["model_cards", "recipes", "scripts"]
+# Folders that are packages under another name.
+FOLDERS = {f"hf_ats.{folder}": folder for folder in ("model_cards", "recipes", "scripts")}
+FOLDERS["hf_ats_command"] = "scripts/command"
 TEST = [
     "dockerfile-parse>=2.0",
     "pytest>=9.0.1",
@@ -42,11 +43,8 @@ setup(
         "Topic :: Text Processing :: Linguistic",
     ],
     python_requires=">=3.11",
-    packages=[
-        *find_packages(include=["hf_ats", "hf_ats.*"]),
-        *(f"hf_ats.{folder}" for folder in TOP_LEVEL),
-    ],
-    package_dir={f"hf_ats.{folder}": folder for folder in TOP_LEVEL},
+    packages=[*find_packages(include=["hf_ats", "hf_ats.*"]), *FOLDERS],
+    package_dir=FOLDERS,
     # Templates beside the code, and Python files in folders that are not packages, since they travel with
     # a checkpoint instead of being imported.
     package_data={
@@ -54,7 +52,7 @@ setup(
         "hf_ats.model_cards": ["*.md"],
         "hf_ats.recipes": ["*.yaml"],
     },
-    entry_points={"console_scripts": ["hf-ats = hf_ats.scripts.__main__:main"]},
+    entry_points={"console_scripts": ["hf-ats = hf_ats_command:main"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=4.57.1",

@@ -1,9 +1,9 @@
 """Pick the network of a run that fits a budget: of parameters, of bytes, of the latency measured on this machine.
 
-    python scripts/choose_level.py --run runs/ladder --max_parameters 5e6
-    python scripts/choose_level.py --run runs/ladder --max_bytes 20MB --output_dir phone
-    python scripts/choose_level.py --run runs/ladder --max_latency_ms 80 --num_beams 5 --threads 1 --sentences text.de
-    python scripts/choose_level.py --run runs/ladder/checkpoint-2840 --max_parameters 5M
+    hf-ats choose --run runs/ladder --max_parameters 5e6
+    hf-ats choose --run runs/ladder --max_bytes 20MB --output_dir phone
+    hf-ats choose --run runs/ladder --max_latency_ms 80 --num_beams 5 --threads 1 --sentences text.de
+    hf-ats choose --run runs/ladder/checkpoint-2840 --max_parameters 5M
 
 RUN is a directory with the exports of a training run, core/, level1/, ..., full/, or a training checkpoint, whose
 levels are exported first. Every given limit must be kept. Of the levels that fit, the one with the highest score in
@@ -15,8 +15,6 @@ generate for one batch; all networks are measured side by side, in turns after a
 It depends on the text, so give sentences like those that the network will meet.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -33,11 +31,13 @@ from hf_ats.deployment import (
     parse_parameters,
     render_levels,
 )
+from hf_ats.run import manual_parser, user_errors
 
 
+@user_errors()
 def main() -> None:
     """Measure, choose, and copy what was chosen."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = manual_parser(__doc__)
     parser.add_argument("--run", required=True, type=Path, help="the output of a training run, or a checkpoint-N")
     parser.add_argument("--max_parameters", help="such as 5e6 or 5M")
     parser.add_argument("--max_bytes", help="of the weight files, such as 20MB or 20MiB")
@@ -88,14 +88,11 @@ def main() -> None:
 
 
 def generated_sentences() -> list[str]:
-    """The German side of the embedded corpus's test part."""
+    """Return the German side of the embedded corpus's test part."""
     return [
         pair["de"] for pair in default_corpus(sizes={"train": 1, "validation": 1, "test": 300})["test"]["translation"]
     ]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"choose_level.py: {error}")
+    main()

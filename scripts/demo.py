@@ -1,6 +1,6 @@
 """Train a small translation model and its low-rank core on generated text, then translate with both, side by side.
 
-    python scripts/demo.py
+    hf-ats demo
 
 It needs no network and a few minutes on two cores. The text is the embedded default corpus: German and English
 expressions of numbers, dates, times and prices. What it does is what a user would do by hand: it prints and runs one
@@ -8,7 +8,6 @@ command of `scripts/train_translation.py`, then opens the two checkpoints with `
 sentences of the test part, which training has not seen.
 """
 
-import argparse
 import os
 import shlex
 import shutil
@@ -18,9 +17,10 @@ import textwrap
 from itertools import zip_longest
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: everything that the demo needs is on disk
-# The model is too small to gain much from a second thread, and two threads stall each other on a busy machine.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from transformers import pipeline
+
+from hf_ats.data import default_corpus
+from hf_ats.run import manual_parser, user_errors
 
 TRAINING_ARGUMENTS = """
     --architecture tiny --source_lang de --target_lang en
@@ -32,20 +32,18 @@ TRAINING_ARGUMENTS = """
 
 
 def train(output_dir: Path) -> None:
-    """Run the training script as its own process, so that the command on the screen is one to copy."""
-    script = Path(__file__).with_name("train_translation.py")
-    command = [sys.executable, str(script), "--output_dir", str(output_dir), *shlex.split(TRAINING_ARGUMENTS)]
+    """Run `hf-ats train` as its own process, so that the command on the screen is one to copy."""
+    words = [*shlex.split(TRAINING_ARGUMENTS), "--output_dir", str(output_dir)]
+    command = [sys.executable, "-m", "hf_ats.scripts.train_translation", *words]
     print(f"$ {shlex.join(command)}\n", flush=True)
-    if subprocess.run(command).returncode != 0:
+    # Everything that it needs is on disk, and the model is too small to gain much from a second thread.
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"HF_HUB_OFFLINE": "1"}
+    if subprocess.run(command, env=environment).returncode != 0:
         sys.exit("The training command above failed; its own last lines say why.")
 
 
 def translate(checkpoint: Path, sentences: list[str]) -> list[str]:
     """Translate with the checkpoint in `checkpoint`, through the pipeline that any translation model is used with."""
-    from transformers import pipeline
-
-    import hf_ats  # noqa: F401  # brings pipeline("translation") to the versions of transformers that lack it
-
     translator = pipeline("translation", model=str(checkpoint))
     return [translation["translation_text"] for translation in translator(sentences)]
 
@@ -62,16 +60,15 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
             print("  ".join(part.ljust(width) for part in line).rstrip())
 
 
+@user_errors()
 def main() -> None:
     """Train, translate with core and full, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = manual_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="where training writes")
     parser.add_argument("--sentences", type=int, default=12, help="how many sentences of the test part to show")
     arguments = parser.parse_args()
 
     train(arguments.output_dir)
-
-    from hf_ats.data import default_corpus
 
     test = default_corpus()["test"]
     count = min(arguments.sentences, len(test))

@@ -1,8 +1,8 @@
 """Turn a training checkpoint into models for use: the full network, its cores, a LoRA adapter.
 
-    python scripts/export.py --checkpoint runs/iwslt/checkpoint-20000 --output_dir runs/iwslt/best
-    python scripts/export.py --checkpoint runs/iwslt/checkpoint-20000 --output_dir out --kinds core core-dense adapter
-    python scripts/export.py --checkpoint runs/ladder/checkpoint-500 --output_dir out --kinds core --level 0 1 2
+    hf-ats export --checkpoint runs/iwslt/checkpoint-20000 --output_dir runs/iwslt/best
+    hf-ats export --checkpoint runs/iwslt/checkpoint-20000 --output_dir out --kinds core core-dense adapter
+    hf-ats export --checkpoint runs/ladder/checkpoint-500 --output_dir out --kinds core --level 0 1 2
 
 Kinds, each in a directory of its name under OUTPUT_DIR:
 
@@ -15,18 +15,18 @@ Kinds, each in a directory of its name under OUTPUT_DIR:
 Every export is loaded back and its logits are compared with the checkpoint's before it is reported.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from hf_ats import export_adapter, export_core, export_full, load_partitioned
 from hf_ats.checkpoint import load_processor
 from hf_ats.partition import level_names, resolve_level
+from hf_ats.run import manual_parser, user_errors
 
 
+@user_errors()
 def main() -> None:
     """Load the checkpoint once, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = manual_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint-N directory of a training run")
     parser.add_argument("--output_dir", required=True, type=Path, help="where the exports go")
     parser.add_argument(
@@ -65,7 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"export.py: {error}")
+    main()

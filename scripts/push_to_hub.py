@@ -1,10 +1,10 @@
 r"""Publish the models of a training run on the Hub, a repository each: NAME-core and NAME-full.
 
-    python scripts/push_to_hub.py runs/iwslt14 --name iwslt14-de-en --license mit
-    python scripts/push_to_hub.py runs/iwslt14 --name iwslt14-de-en --organization lab --private --levels core
-    python scripts/push_to_hub.py runs/iwslt14 --name iwslt14-de-en --dry_run look-at-this
+    hf-ats push runs/iwslt14 --name iwslt14-de-en --license mit
+    hf-ats push runs/iwslt14 --name iwslt14-de-en --organization lab --private --levels core
+    hf-ats push runs/iwslt14 --name iwslt14-de-en --dry_run look-at-this
 
-RUN_DIR is the --output_dir of scripts/train_translation.py. Each repository gets the export of its level, a card that
+RUN_DIR is the --output_dir of `hf-ats train`. Each repository gets the export of its level, a card that
 is rendered from results.json, results.json itself, training.png and report.html. What the card needs and the run does
 not know is given here (--license, --base_model, ...) and kept in results.json.
 
@@ -15,15 +15,18 @@ The token is that of `hf auth login`, of HF_TOKEN, or --token.
 
 import argparse
 import logging
-import sys
+
+from transformers import HfArgumentParser
 
 from hf_ats.hub import push_run, stage_run
+from hf_ats.run import CardArguments, user_errors
 
 
+@user_errors()
 def main() -> None:
     """Push, or write the same as folders."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", nargs="?", help="a directory that train_translation.py wrote")
+    parser = HfArgumentParser(CardArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", nargs="?", help="a directory that `hf-ats train` wrote")
     parser.add_argument("--run_dir", dest="run_dir_flag", metavar="RUN_DIR", help="the same, as a flag")
     parser.add_argument("--name", "--hub_model_id", required=True, help="NAME or ORGANIZATION/NAME, without -core")
     parser.add_argument("--organization", help="the namespace (default: that of the token's user)")
@@ -40,22 +43,13 @@ def main() -> None:
     parser.add_argument("--create_pr", action="store_true", help="open pull requests instead of changing repositories")
     parser.add_argument("--overwrite", action="store_true", help="replace what a repository holds of another model")
     parser.add_argument("--dry_run", metavar="DIR", help="write the repositories as folders there, and send nothing")
-    facts = parser.add_argument_group("facts for the card, kept in results.json")
-    facts.add_argument("--license", help="an identifier such as apache-2.0, mit, cc-by-4.0, or other")
-    facts.add_argument("--license_name", help="name of a license that is other")
-    facts.add_argument("--license_link", help="address of a license that is other")
-    facts.add_argument("--card_datasets", nargs="+", metavar="ID", help="the training data's ids on the Hub")
-    facts.add_argument("--base_model", metavar="ID", help="id on the Hub of the model that training started from")
-    facts.add_argument(
-        "--card_languages", nargs=2, metavar=("SOURCE", "TARGET"), help="codes, where the data has none"
-    )
-    arguments = vars(parser.parse_args())
+    card_args, others = parser.parse_args_into_dataclasses()
+    arguments = vars(others) | card_args.facts()
 
     positional, flag = arguments.pop("run_dir"), arguments.pop("run_dir_flag")
     if (positional is None) == (flag is None):
         parser.error(f"give one run directory, as an argument or by --run_dir, not {positional!r} and {flag!r}.")
     run_directory, folder = positional or flag, arguments.pop("dry_run")
-    arguments["datasets"], arguments["languages"] = arguments.pop("card_datasets"), arguments.pop("card_languages")
     if folder is not None:
         of_hub = ("private", "token", "revision", "commit_message", "commit_description", "create_pr", "overwrite")
         given = {name: arguments[name] for name in arguments if name not in of_hub}
@@ -70,7 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"push_to_hub.py: {error}")
+    main()

@@ -1,24 +1,26 @@
 r"""Train a translation model and its small core in one run, and leave both ready for use.
 
-From scratch on two text files, tokenizer included, as the paper trained on IWSLT14 (its Table 4 is in recipes/):
+From scratch on two text files, tokenizer included, as the paper trained on IWSLT14 (its Table 4):
 
-    python scripts/train_translation.py --recipe iwslt14 --output_dir runs/iwslt14 \
+    hf-ats train --recipe iwslt14 --output_dir runs/iwslt14 \
         --train_prefix data/train --validation_prefix data/valid --test_prefix data/test
 
-A recipe is a YAML file of the flags below; those on the command line override it. For a small-width core:
+A recipe is a YAML file of the flags below, or the name of one that comes with hf_ats; flags on the command line
+override it. For a small-width core:
 
-    python scripts/train_translation.py --recipe iwslt14 --output_dir runs/iwslt14-width \
+    hf-ats train --recipe iwslt14 --output_dir runs/iwslt14-width \
         --train_prefix data/train --validation_prefix data/valid --test_prefix data/test \
         --method width --ratios 0.25
 
 From a pretrained model, to get a smaller one out of it, on several GPUs:
 
-    accelerate launch --multi_gpu scripts/train_translation.py --model_name_or_path Helsinki-NLP/opus-mt-de-en \
+    accelerate launch --multi_gpu -m hf_ats.scripts.train_translation \
+        --model_name_or_path Helsinki-NLP/opus-mt-de-en \
         --dataset_name wmt17 --dataset_config_name de-en --output_dir runs/opus --ratios 0.25 --max_tokens 8192
 
 From a base model and a LoRA adapter, whose A and B become the core, and to the Hub as ann/opus-core and ann/opus-full:
 
-    python scripts/train_translation.py --adapter_name_or_path runs/lora --output_dir runs/adapted \
+    hf-ats train --adapter_name_or_path runs/lora --output_dir runs/adapted \
         --dataset_name wmt17 --dataset_config_name de-en --max_tokens 8192 \
         --push_to_hub --hub_model_id ann/opus --license cc-by-4.0
 
@@ -35,30 +37,100 @@ Every field of transformers' Seq2SeqTrainingArguments is a flag as well.
 """
 
 import sys
+from pathlib import Path
 
-from hf_ats.run import parse_flags, prepare, report
+from hf_ats import ATSSeq2SeqTrainer, partition_, partition_from_adapter_
+from hf_ats.data import TranslationCollator
+from hf_ats.evaluation import build_compute_metrics
+from hf_ats.run import (
+    build_networks,
+    card_facts,
+    check_run,
+    complete_generation_config_,
+    load_parts,
+    name_base_of_adapter_,
+    parse_flags,
+    report_trained,
+    show_report,
+    start,
+    tokenize,
+    user_errors,
+)
 
 
 def main() -> None:
-    """Prepare, train, report."""
-    flags = parse_flags(description=__doc__)
-    try:
-        run = prepare(*flags)
-    except (OSError, ValueError) as error:  # a user's mistake; what fails later is not one, and keeps its traceback
-        sys.exit(f"train_translation.py: {error}")
-    trainer = run.trainer
-    outcome = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    """Load, build, partition, train, report, push."""
+    model_args, data_args, partition_args, card_args, args, recipe = parse_flags(description=__doc__)
+
+    with user_errors():  # what fails after this block is not a user's mistake, and keeps its traceback
+        name_base_of_adapter_(model_args)
+        adapter = model_args.adapter_name_or_path
+        card = card_facts(card_args, model_args, data_args, required=args.push_to_hub)
+        partition = None if adapter else partition_args.config()
+        start(args, cores=1 if adapter else partition.num_cores if partition else 0)
+
+        # Load the corpus; build the tokenizer and the model.
+        with args.main_process_first(desc="loading the corpus"):
+            corpus, scored = load_parts(data_args)
+            tokenizer, model = build_networks(model_args, data_args, args, corpus["train"]["translation"])
+            tokenized = tokenize(corpus, scored, tokenizer, model, data_args)
+
+        # Partition the model. Without a partition it stays the stock model, for standard training.
+        if adapter:
+            partition_from_adapter_(model, adapter)
+        elif partition:
+            partition_(model, partition)
+        check_run(model, args, tokenized)
+        complete_generation_config_(model, tokenizer)
+
+        trainer = ATSSeq2SeqTrainer(
+            model=model,
+            args=args,
+            train_dataset=tokenized["train"],
+            eval_dataset=tokenized.get("validation"),
+            processing_class=tokenizer,
+            data_collator=TranslationCollator(tokenizer),
+            compute_metrics=build_compute_metrics(tokenizer) if args.predict_with_generate else None,
+        )
+
+    # Train.
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     model = trainer.whole_model()  # for every process: under FSDP they gather it together
+
+    # Export every level; translate, score and time it from there; write it all down.
     if trainer.is_world_process_zero():
-        report(run, model, seconds=outcome.metrics["train_runtime"])
-    if trainer.args.push_to_hub:
+        languages = (data_args.source_lang, data_args.target_lang)
+        sources, references = ([pair[language] for pair in corpus[scored]["translation"]] for language in languages)
+        results = report_trained(
+            trainer,
+            model,
+            sources=sources,
+            references=references,
+            source_lang=data_args.source_lang,
+            target_lang=data_args.target_lang,
+            part=scored,
+            source_prefix=data_args.source_prefix,
+            speed_sentences=data_args.speed_sentences,
+            truncate=True,  # a sentence that is too long was found before training, unless it is to be cut
+            model_facts=model_args.facts(),
+            data_facts=data_args.facts(corpus, scored),
+            card=card,
+            recipe=vars(recipe) if recipe else None,
+            num_beams=args.generation_num_beams,
+            max_length=args.generation_max_length,
+        )
+        print(f"\n{show_report(results)}\n")
+        print(f"Written to {args.output_dir}: {', '.join([*results['levels'], 'results.json', 'report.html'])}")
+
+    # Push every level to the Hub.
+    if args.push_to_hub:
         try:
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             sys.exit(
-                f"train_translation.py: the run in {trainer.args.output_dir} is complete, but its push did not end: "
-                f"{error} scripts/push_to_hub.py pushes it again."
+                f"{Path(sys.argv[0]).name}: the run in {args.output_dir} is complete, but its push did not end: "
+                f"{error} `hf-ats push` pushes it again."
             )
 
 

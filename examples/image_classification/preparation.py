@@ -50,8 +50,8 @@ def prepare(
     """Load, split, build; raises OSError or ValueError where flags, files and network do not fit."""
     if partition_args.method == "none" and args.schedule != "full":
         raise ValueError(f"--method none has one network only, and --schedule {args.schedule} more; give full.")
-    begun = start(args, partition_args)
-    partition = begun.partition
+    partition = partition_args.config()
+    start(args, cores=partition.num_cores if partition else 0)
 
     with args.main_process_first(desc="loading the images"):
         parts, class_names = load_parts(data_args, progress=not args.disable_tqdm and args.process_index == 0)
@@ -85,8 +85,10 @@ def prepare(
         processor=processor,
         partition=partition,
         trainer=trainer,
-        directories=begun.directories,
-        arguments=begun.arguments,
+        directories={
+            trainer.level_names[i]: Path(args.output_dir, trainer.level_names[i]) for i in trainer.trained_levels
+        },
+        arguments=args.changed_fields(),
         recipe=recipe,
     )
 

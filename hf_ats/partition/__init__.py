@@ -2,7 +2,7 @@
 
 from .adapter import partition_from_adapter_, read_adapter_config
 from .batch_flops import BatchFlopsLedger
-from .config import INITS, PartitionConfig
+from .config import INITS, ROLES, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .flops import FlopsLedger, flops_per_token
 from .layers import PartitionedLayer
@@ -31,6 +31,7 @@ from .width import PartitionedLinear
 __all__ = [
     "INITS",
     "PRESETS",
+    "ROLES",
     "WIDTH_PRESETS",
     "BatchFlopsLedger",
     "FlopsLedger",

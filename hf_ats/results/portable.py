@@ -44,7 +44,7 @@ def portable_results(results: dict) -> dict:
 def portable_command(command: str) -> str | None:
     """The command line of a training script with portable paths, in lines; None for any other, as a notebook's."""
     words = _words(command)
-    if not any(word.endswith("train_translation.py") for word in words):
+    if words[:2] != ["hf-ats", "train"] and not any(word.endswith("train_translation.py") for word in words):
         return None
     lines, line = [], []
     for word in (shlex.quote(_portable_word(word)) for word in words):

@@ -102,7 +102,10 @@ def build_results(
     Raises:
         ValueError: there is no level, or one of them or `training` lacks a field.
     """
-    command = without_secrets(shlex.join(["python", *sys.argv]) if command is None else command)
+    if command is None:
+        program = sys.argv[0].split() if sys.argv[0].startswith("hf-ats ") else ["python", sys.argv[0]]
+        command = shlex.join([*program, *sys.argv[1:]])
+    command = without_secrets(command)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     results = {
         "format": FORMAT,

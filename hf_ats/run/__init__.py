@@ -1,32 +1,45 @@
-"""A whole run of translation training, as the training script does it: flags, preparation, report."""
+"""A whole run of the command line: its flags and recipes, the steps before training, and the report after it."""
 
 from .architectures import ARCHITECTURES, build_model, keep_pad_row_zero_
-from .finish import report, report_trained
+from .command import manual_parser, translate_as_told, translation_parser, user_errors
+from .finish import report_trained, show_report
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments, parse_flags
 from .languages import set_languages_, set_source_prefix_, source_prefix
 from .memory import keep_freed_memory
-from .preparation import Run, prepare
-from .recipes import FlagParser, Recipe
+from .networks import build_networks, name_base_of_adapter_
+from .preparation import card_facts, check_run, complete_generation_config_, load_parts, tokenize
+from .recipes import RECIPES, FlagParser, Manual, Recipe
 from .start import start
 
 __all__ = [
     "ARCHITECTURES",
+    "RECIPES",
     "CardArguments",
     "DataArguments",
     "FlagParser",
+    "Manual",
     "ModelArguments",
     "PartitionArguments",
     "Recipe",
-    "Run",
     "build_model",
+    "build_networks",
+    "card_facts",
+    "check_run",
+    "complete_generation_config_",
     "keep_freed_memory",
     "keep_pad_row_zero_",
+    "load_parts",
+    "manual_parser",
+    "name_base_of_adapter_",
     "parse_flags",
-    "prepare",
-    "report",
     "report_trained",
     "set_languages_",
     "set_source_prefix_",
+    "show_report",
     "source_prefix",
     "start",
+    "tokenize",
+    "translate_as_told",
+    "translation_parser",
+    "user_errors",
 ]

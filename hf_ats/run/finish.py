@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
@@ -18,58 +17,13 @@ from ..results import (
     read_results,
     render_table,
     select_samples,
+    write_report_page,
     write_results,
 )
-from ..results.page import write_report_page
 from ..training import ATSSeq2SeqTrainer
 from .languages import set_source_prefix_
-from .preparation import Run
 
 logger = logging.getLogger(__name__)
-
-
-def report(run: Run, model: PreTrainedModel, seconds: float) -> None:
-    """Export what was trained, then translate, score and time it from there; for the main process.
-
-    Args:
-        run: what was prepared.
-        model: what `trainer.whole_model()` gave.
-        seconds: of the training.
-    """
-    data = run.data_args
-    languages = (data.source_lang, data.target_lang)
-    sources, references = ([pair[lang] for pair in run.corpus[run.test]["translation"]] for lang in languages)
-    results = report_trained(
-        run.trainer,
-        model,
-        sources=sources,
-        references=references,
-        source_lang=data.source_lang,
-        target_lang=data.target_lang,
-        part=run.test,
-        source_prefix=data.source_prefix,
-        speed_sentences=data.speed_sentences,
-        truncate=data.long_sentences != "error",
-        model_facts={
-            "name": run.model_args.model_name_or_path or run.model_args.architecture,
-            **{name: value for name, value in vars(run.model_args).items() if value is not None},
-        },
-        data_facts={
-            "name": data.dataset_name or data.train_prefix or "embedded default corpus",
-            **({"config": data.dataset_config_name} if data.dataset_config_name else {}),
-            **({"test_name": Path(data.test_prefix).name} if data.test_prefix and run.test == "test" else {}),
-            **{part: len(pairs) for part, pairs in run.corpus.items()},
-        },
-        card=run.card,
-        seconds=seconds,
-        recipe=asdict(run.recipe) if run.recipe else None,
-        **run.generation,
-    )
-    levels, samples = results["levels"], results["samples"]
-    columns = [[sample[column] for sample in samples] for column in ("source", "reference")]
-    translations = {level: [sample["translations"][level] for sample in samples] for level in levels}
-    print(f"\n{sample_translations(*columns, translations)}\n\n{render_table(results)}")
-    print(f"\nWritten to {run.trainer.args.output_dir}: {', '.join([*levels, 'results.json', 'report.html'])}")
 
 
 def report_trained(
@@ -91,7 +45,7 @@ def report_trained(
     recipe: dict | None = None,
     **generate_kwargs,
 ) -> dict:
-    """Leaves everything that the training script leaves: what `scripts/train_translation.py` does after training.
+    """Export, score and time what was trained, and write it down: what `hf-ats train` leaves behind.
 
     Writes into `trainer.args.output_dir`: an export of each level that was trained (`core/`, `full/`, ...), its
     translations (`translations.core.txt`, ...), `results.json`, `training.png` and `report.html`. Logs the scores once
@@ -221,6 +175,14 @@ def report_trained(
     write_report_page(output_dir)
     trainer.log(_final_scores(levels))
     return results
+
+
+def show_report(results: dict) -> str:
+    """Return what a person looks at first: a few translations below one another, and the table of the levels."""
+    samples = results["samples"]
+    columns = [[sample[column] for sample in samples] for column in ("source", "reference")]
+    translations = {level: [sample["translations"][level] for sample in samples] for level in results["levels"]}
+    return f"{sample_translations(*columns, translations)}\n\n{render_table(results)}"
 
 
 def _earlier_results(output_dir: Path) -> dict | None:

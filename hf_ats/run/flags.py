@@ -1,10 +1,11 @@
 """The flags of a run: which model, on what data, with which cores, trained how."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..partition.config import INITS, ROLES
+from ..partition import INITS, ROLES, PartitionConfig
 from ..training import ATSSeq2SeqTrainingArguments
 from .architectures import ARCHITECTURES
 from .recipes import FlagParser
@@ -52,6 +53,11 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager or sdpa, as in from_pretrained (default: the library's choice)."}
     )
+
+    def facts(self) -> dict:
+        """What results.json says of the model: its `name`, and every flag that is set."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {"name": self.model_name_or_path or self.architecture, **given}
 
 
 @dataclass
@@ -102,6 +108,20 @@ class DataArguments:
         default=200, metadata={"help": "Test sentences to measure the decoding speed on; 0 leaves it out."}
     )
 
+    def facts(self, corpus: dict, scored: str) -> dict:
+        """What results.json says of the data: where they are from, and the number of pairs in each part.
+
+        Args:
+            corpus: the parts by name.
+            scored: the part that the networks are scored on.
+        """
+        facts = {"name": self.dataset_name or self.train_prefix or "embedded default corpus"}
+        if self.dataset_config_name:
+            facts["config"] = self.dataset_config_name
+        if self.test_prefix and scored == "test":
+            facts["test_name"] = Path(self.test_prefix).name
+        return facts | {part: len(pairs) for part, pairs in corpus.items()}
+
 
 @dataclass
 class PartitionArguments:
@@ -150,12 +170,39 @@ class PartitionArguments:
         },
     )
 
+    def config(self) -> PartitionConfig | None:
+        r"""Return the configuration that the words of the command line describe; None for method "none".
+
+        A single word that is not a dotted name (`model\.encoder\..*fc1`) is a regular expression; names stay a list.
+        Words that all have an equals sign (`up=out down=in`) give layers roles. The words of `ranks` are a name and a
+        rank each (`fc1=16 q_proj=8`).
+
+        Raises:
+            ValueError: a word of `ranks` is none of these; and as `PartitionConfig`.
+        """
+        if self.method == "none":
+            return None
+        fields = dict(vars(self))
+        for name in ("target_modules", "exclude_modules"):
+            words = fields[name]
+            if words and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
+                fields[name] = words[0]
+        targets = self.target_modules
+        if targets and all(re.fullmatch(r"[\w.]+=\w+", word) for word in targets):
+            fields["target_modules"] = dict(word.split("=") for word in targets)
+        if self.ranks is not None:
+            for word in self.ranks:
+                if not re.fullmatch(r"[\w.]+=\d+", word):
+                    raise ValueError(f"ranks={self.ranks} holds {word!r}; write a name and its rank, such as fc1=16.")
+            fields["ranks"] = {name: int(rank) for name, rank in (word.split("=") for word in self.ranks)}
+        return PartitionConfig(**fields)
+
 
 @dataclass
 class CardArguments:
     """What the model cards say that no measurement finds."""
 
-    _argument_group_name = "the model cards, which --push_to_hub needs and scripts/push_to_hub.py takes later too"
+    _argument_group_name = "the model cards, for --push_to_hub and for a later `hf-ats push`"
 
     license: str | None = field(
         default=None, metadata={"help": "Under which others may use the models: an identifier such as apache-2.0."}
@@ -166,19 +213,19 @@ class CardArguments:
     license_link: str | None = field(default=None, metadata={"help": "With --license other: the page of its text."})
     card_datasets: list[str] | None = field(
         default=None,
-        metadata={"help": "Ids of the data on the Hub (default: --dataset_name, where that is no directory)."},
+        metadata={"help": "Ids of the data on the Hub (default: the data set of the training, if it is from there)."},
     )
     base_model: str | None = field(
         default=None,
-        metadata={"help": "Id of the base model on the Hub (default: --model_name_or_path, likewise)."},
+        metadata={"help": "Id of the base model on the Hub (default: what training began from, likewise)."},
     )
     card_languages: list[str] | None = field(
         default=None,
         metadata={"help": "Codes of source and target by ISO 639, where the data's own names are none, as src, tgt."},
     )
 
-    def facts(self, dataset_name: str | None, model_name: str | None) -> dict:
-        """The facts of the cards, as `hf_ats.results.facts` has them.
+    def facts(self, dataset_name: str | None = None, model_name: str | None = None) -> dict:
+        """Return the facts of the cards, as `check_facts` of `hf_ats.results` takes them.
 
         Args:
             dataset_name: what the data were loaded by, unless from text files.
@@ -201,7 +248,7 @@ _SHAPE = ("layers", "width", "feed_forward", "heads", "vocab_size", "separate_vo
 
 
 def parse_flags(description: str, argv: Sequence[str] | None = None):
-    """The groups of flags of the command line, as dataclasses.
+    """Read the flags of the training script.
 
     Args:
         description: what `--help` shows above them.

@@ -8,7 +8,7 @@ from ..remote_code.pipeline_ats import language_codes, language_id
 def set_languages_(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source_lang: str | None, target_lang: str | None
 ) -> None:
-    """Makes a tokenizer write, and a model begin with, the codes of a language pair, in place.
+    """Make a tokenizer write, and a model begin with, the codes of a language pair, in place.
 
     The tokenizer keeps both as `src_lang` and `tgt_lang`. Where it writes the code of the target before a sentence
     (mBART-50, M2M100, NLLB), that becomes `forced_bos_token_id` of the generation config; where it writes it at the
@@ -57,12 +57,12 @@ def set_languages_(
 
 
 def source_prefix(model: PreTrainedModel) -> str:
-    """The text that a model wants before every source, its config's `prefix`, as `pipeline("translation")` has it."""
+    """Return the text that a model wants before every source: `prefix` of its config, as pipelines take it."""
     return getattr(model.config, "prefix", None) or ""
 
 
 def set_source_prefix_(model: PreTrainedModel, prefix: str | None) -> str:
-    """Makes a text before every source part of a model's config, so that it travels with every export, in place.
+    """Make a text before every source part of a model's config, so that it travels with every export, in place.
 
     Args:
         model: the model whose config is set.

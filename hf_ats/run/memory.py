@@ -8,7 +8,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Has the C library of this process keep freed memory for the next allocation instead of giving it back.
+    """Have the C library of this process keep freed memory for the next allocation instead of giving it back.
 
     Every step allocates and frees the same large tensors. By default glibc returns these to the system, which hands
     them out again page by page, filled with zeros; on a CPU that takes a noticeable part of a step

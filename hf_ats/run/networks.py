@@ -1,16 +1,25 @@
 """The model and the tokenizer that a run starts from."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MarianMTModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..data import train_tokenizer
 from ..partition import read_adapter_config
 from ..training import ATSSeq2SeqTrainingArguments
 from .architectures import build_model, keep_pad_row_zero_
 from .flags import DataArguments, ModelArguments
+from .languages import set_languages_, set_source_prefix_
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +27,33 @@ logger = logging.getLogger(__name__)
 _PIECES, _PIECES_OF_EMBEDDED_CORPUS = 8000, 500
 
 
+def build_networks(
+    model_args: ModelArguments, data_args: DataArguments, args: ATSSeq2SeqTrainingArguments, pairs: Sequence[dict]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return the tokenizer and the model that the flags name, set up for the data's languages and source prefix.
+
+    Args:
+        model_args: the model, from scratch or pretrained.
+        data_args: the data; its `source_prefix` becomes the model's own where the flags give none.
+        args: the training arguments.
+        pairs: the training part, from which a tokenizer is learned for a model from scratch.
+
+    Raises:
+        OSError, ValueError: there is no such model, or it does not fit the flags.
+    """
+    if model_args.model_name_or_path is None:
+        tokenizer, model = from_scratch(model_args, data_args, args, pairs)
+    else:
+        tokenizer, model = from_pretrained(model_args, args)
+    set_languages_(model, tokenizer, data_args.tokenizer_source_lang, data_args.tokenizer_target_lang)
+    data_args.source_prefix = set_source_prefix_(model, data_args.source_prefix)
+    return tokenizer, model
+
+
 def from_scratch(
-    model_args: ModelArguments, data_args: DataArguments, pairs: list[dict], args: ATSSeq2SeqTrainingArguments
+    model_args: ModelArguments, data_args: DataArguments, args: ATSSeq2SeqTrainingArguments, pairs: Sequence[dict]
 ):
-    """`(tokenizer, model)` of an architecture; the tokenizer is learned from the training pairs."""
+    """Return `(tokenizer, model)` of an architecture; the tokenizer is learned from the training pairs."""
     tokenizer_dir = Path(args.output_dir) / "tokenizer"
     embedded = data_args.dataset_name is None and data_args.train_prefix is None
     usual = _PIECES_OF_EMBEDDED_CORPUS if embedded else _PIECES
@@ -52,7 +84,7 @@ def from_scratch(
 
 
 def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArguments):
-    """`(tokenizer, model)` of a checkpoint, in float32 whatever it is stored in: mixed precision is --bf16."""
+    """Return `(tokenizer, model)` of a checkpoint, in float32 whatever it is stored in: mixed precision is --bf16."""
     name = model_args.model_name_or_path
     config = AutoConfig.from_pretrained(name)
     if getattr(config, "quantization_config", None) is not None:
@@ -85,17 +117,20 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
     return AutoTokenizer.from_pretrained(name), model
 
 
-def base_of_adapter(adapter: str) -> str:
-    """What an adapter names as the model that it was trained on.
+def name_base_of_adapter_(model_args: ModelArguments) -> None:
+    """Where training begins from an adapter, take the model that it names, unless the flags name one.
 
     Raises:
-        ValueError: it names no model.
-        ImportError, OSError, ValueError: there is no adapter, or none that can be taken, as `read_adapter_config`.
+        ImportError, OSError, ValueError: there is no adapter, or it cannot be begun from, as `read_adapter_config`; or
+            nobody names a model.
     """
+    adapter = model_args.adapter_name_or_path
+    if adapter is None:
+        return
     base = read_adapter_config(adapter).base_model_name_or_path
-    if not base:
+    model_args.model_name_or_path = model_args.model_name_or_path or base
+    if not model_args.model_name_or_path:
         raise ValueError(
             f"--adapter_name_or_path {adapter} names no base model; give the one that it was trained on by "
             "--model_name_or_path."
         )
-    return base

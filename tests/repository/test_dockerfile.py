@@ -1,4 +1,4 @@
-"""The Dockerfile without a Docker engine: its steps, run in their order in a fresh environment.
+"""The Dockerfile without a Docker engine: its steps, run in their order in a fresh environment, and what they install.
 
 Its linter runs with `make lint`. What changes the system that it runs on, a user and folders at the root, happens in a
 folder of the test instead; the base image is the interpreter of the tests.
@@ -41,9 +41,9 @@ def test_everything_that_is_copied_exists_and_reaches_the_build():
         assert deciding.startswith("!"), path
 
 
-def test_the_training_script_is_what_a_container_runs_and_not_as_root():
+def test_training_is_what_a_container_runs_and_not_as_root():
     steps = dict(instructions())
-    assert steps["ENTRYPOINT"] == '["python", "/opt/hf_ats/scripts/train_translation.py"]'
+    assert steps["ENTRYPOINT"] == '["hf-ats", "train"]'
     assert steps["USER"] == "1000"
     names = [name for name, _ in instructions()]
     assert names.index("USER") < names.index("ENTRYPOINT")
@@ -83,6 +83,8 @@ def test_the_steps_make_an_environment_that_trains_and_translates(tmp_path):
             variables[argument] = default
         elif name == "ENV":
             variables |= dict(word.split("=", 1) for word in shlex.split(value))
+            # Which would take most of the time here.
+            variables |= {"PIP_NO_CACHE_DIR": "0", "PIP_NO_COMPILE": "1"}
         elif name == "COPY":
             *sources, target = value.split()
             for source in sources:
@@ -92,19 +94,39 @@ def test_the_steps_make_an_environment_that_trains_and_translates(tmp_path):
             run(at_root(" && ".join(part for part in parts if not RUN_AS_ROOT.match(part)) or "true"), shell=True)
         elif name == "ENTRYPOINT":
             entrypoint = [at_root(word) for word in re.findall(r'"(.*?)"', value)]
-    (root / "runs").mkdir(exist_ok=True)
+    # The checkout is gone: whatever runs from here on is of the installed package.
+    shutil.rmtree(f"{root}/opt")
+    place = root / "runs"
+    place.mkdir(exist_ok=True)
     del variables["PYTHONDONTWRITEBYTECODE"]  # which keeps an image small, and would compile everything anew each time
+    files = run(["python", "-c", "from importlib.metadata import files; print(*files('hf_ats'), sep='\\n')"]).stdout
+    assert_is_what_a_user_runs(files.split())
 
+    assert "\n  train " in run(["hf-ats", "--help"]).stdout
+    assert "--recipe NAME" in run(["hf-ats", "train", "--recipe", "multi30k-small", "--help"]).stdout
+    modules = [f"hf_ats.scripts.{path.stem}" for path in (REPOSITORY / "scripts").glob("[!_]*.py")]
+    run(["python", "-c", f"import {', '.join(modules)}"])  # no command needs what is not installed
     output_dir = f"{root}/runs/tiny"
-    run([*entrypoint, "--architecture", "tiny", "--output_dir", output_dir, "--max_steps", "4", "--report_to", "none"])
-    script = Path(entrypoint[1]).with_name("translate.py")
+    short = "--recipe multi30k-small --eval_strategy no --save_strategy no --max_steps 4 --speed_sentences 0".split()
+    run([*entrypoint, *short, "--output_dir", output_dir, "--license", "mit"])
     assert (Path(output_dir) / "full/model.safetensors").is_file()
-    run([entrypoint[0], str(script), "--model", f"{output_dir}/core"], input="Guten Tag.\n")
-    # What has no part in training is in the package too: the templates of the cards.
-    code = "import os, hf_ats; print(hf_ats.__path__[0], *os.listdir(hf_ats.__path__[0] + '/model_cards'))"
-    package, *templates = run(["python", "-c", code]).stdout.split()
-    assert Path(package).is_relative_to(environment)
-    assert set(templates) >= {"card.md", "core.md", "full.md"}
+    translated = run(["hf-ats", "translate", "--model", f"{output_dir}/core"], input="Guten Tag.\n").stdout
+    assert translated.count("\n") == 1
+    run(["hf-ats", "push", output_dir, "--name", "ann/tiny", "--dry_run", f"{root}/runs/cards"])
+
+
+def assert_is_what_a_user_runs(files: list[str]) -> None:
+    """The installed files are library, commands, recipes and templates, and nothing of the laboratory."""
+    paths = [Path(file) for file in files]
+    tops = {path.parts[0] for path in paths if ".." not in path.parts}
+    assert tops - {"hf_ats", "hf_ats_command"} == {next(top for top in tops if top.endswith(".dist-info"))}
+    rooms = {path.parts[1] for path in paths if path.parts[0] == "hf_ats" and len(path.parts) > 2}
+    here = {path.name for path in (REPOSITORY / "hf_ats").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms - {"__pycache__"} == here | {"model_cards", "recipes", "scripts"}
+    names = {"/".join(path.parts[1:]) for path in paths}
+    for folder, pattern in (("model_cards", "*.md"), ("recipes", "*.yaml"), ("scripts", "*.py")):
+        assert names >= {f"{folder}/{path.name}" for path in (REPOSITORY / folder).glob(pattern)}, folder
+    assert not any(path.name.startswith("test_") for path in paths)
 
 
 def copy(source: Path, target: Path, many: bool) -> None:

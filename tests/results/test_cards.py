@@ -18,10 +18,9 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from hf_ats.results import cards, read_results, write_results
 from hf_ats.results.cards import render_card
 from hf_ats.results.facts import update_facts
-from hf_ats.run import parse_flags, prepare, report
 from tests.support.checkpoints import ENGLISH, GERMAN, TRANSFORMERS_4, run_elsewhere
 from tests.support.models import tiny_model
-from tests.support.scripts import run_here
+from tests.support.scripts import run_here, train
 from tests.support.tokenizers import KINDS, tiny_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,9 +64,7 @@ def runs(tmp_path_factory):
         model.save_pretrained(pretrained)
         words = f"--model_name_or_path {pretrained} --output_dir {directory} {TRAINING} {flags}"
         words += "".join(f" --{part}_prefix {folder / 'text'}" for part in ("train", "test"))
-        run = prepare(*parse_flags("", words.split()))
-        run.trainer.train()
-        report(run, run.trainer.whole_model(), seconds=12.3)
+        train(*words.split())
         return directory
 
     return make

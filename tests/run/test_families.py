@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, BlenderbotSmallConfig, BlenderbotSmallFo
 
 from hf_ats.hub import push_run
 from hf_ats.partition import at_level
-from hf_ats.run import parse_flags, prepare, report
 from tests.support import scripts
 from tests.support.checkpoints import ENGLISH, GERMAN
 from tests.support.hub import connected_hub
@@ -73,13 +72,15 @@ def flags(kind: str, pretrained, corpus, output_dir, *more) -> list[str]:
 def run(request, pretrained, corpus, tmp_path_factory):
     """`(kind, output directory, the model as it was trained, its tokenizer as it was before)`."""
     kind, output_dir = request.param, tmp_path_factory.mktemp("runs") / request.param
-    prepared = prepare(*parse_flags("", flags(kind, pretrained, corpus, output_dir)))
-    before = copy.deepcopy(prepared.trainer.model.state_dict())
-    prepared.trainer.train()
-    model = prepared.trainer.whole_model()
+    before = {}
+
+    def remember(trainer):
+        before.update(copy.deepcopy(trainer.model.state_dict()))
+
+    trainer = scripts.train(*flags(kind, pretrained, corpus, output_dir), watch=remember)
+    model = trainer.whole_model()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert any(".U." in name for name in moved) and any("residual" in name for name in moved), "both were trained"
-    report(prepared, model, seconds=1.0)
     return kind, output_dir, model.eval(), AutoTokenizer.from_pretrained(pretrained(kind))
 
 
@@ -178,12 +179,10 @@ def test_the_scripts_ask_for_the_codes_of_a_model_that_names_none(pretrained, tm
 def test_codes_are_asked_for_and_checked_before_training(pretrained, corpus, tmp_path):
     given = flags("nllb", pretrained, corpus, tmp_path)
     without = [flag for flag in given if not flag.startswith("--tokenizer_")]
-    with pytest.raises(
-        ValueError, match=r"tokenizer_source_lang and tokenizer_target_lang say none; set both\. It has 202"
-    ):
-        prepare(*parse_flags("", without))
-    with pytest.raises(ValueError, match=r"'de' is no language code of this Nllb\w+; it has 202, such as deu_Latn"):
-        prepare(*parse_flags("", [*without, "--tokenizer_source_lang=de", "--tokenizer_target_lang=en"]))
+    with pytest.raises(SystemExit, match=r"source_lang and tokenizer_target_lang say none; set both\. It has 202"):
+        scripts.begin(*without)
+    with pytest.raises(SystemExit, match=r"'de' is no language code of this Nllb\w+; it has 202, such as deu_Latn"):
+        scripts.begin(*without, "--tokenizer_source_lang=de", "--tokenizer_target_lang=en")
 
 
 @pytest.mark.parametrize("run", ["nllb"], indirect=True)
@@ -191,11 +190,11 @@ def test_training_goes_on_from_an_export_in_its_direction(run, corpus, tmp_path)
     kind, output_dir, _, _ = run
     start = [f"--model_name_or_path={output_dir / 'full'}", f"--output_dir={tmp_path}"]
     data = [f"--{part}_prefix={corpus}" for part in ("train", "test")]
-    prepared = prepare(*parse_flags("", [*start, *data, *FLAGS]))
-    row = prepared.trainer.train_dataset[0]
-    codes = prepared.tokenizer.convert_tokens_to_ids(list(KINDS[kind].codes))
+    trainer = scripts.begin(*start, *data, *FLAGS)
+    row = trainer.train_dataset[0]
+    codes = trainer.processing_class.convert_tokens_to_ids(list(KINDS[kind].codes))
     assert [row["input_ids"][0], row["labels"][0]] == codes
-    assert prepared.trainer.model.generation_config.forced_bos_token_id == codes[1]
+    assert trainer.model.generation_config.forced_bos_token_id == codes[1]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +213,6 @@ def test_an_architecture_without_a_preset_or_a_core_class_is_refused_before_trai
     BlenderbotSmallForConditionalGeneration(config).save_pretrained(tmp_path / "model")
     data = [f"--{part}_prefix={corpus}" for part in ("train", "test")]
     start = [f"--model_name_or_path={tmp_path / 'model'}", f"--output_dir={tmp_path / 'run'}"]
-    with pytest.raises(ValueError, match=message):
-        prepare(*parse_flags("", [*start, *data, *FLAGS, *given]))
+    with pytest.raises(SystemExit, match=message):
+        scripts.begin(*start, *data, *FLAGS, *given)
     assert not any((tmp_path / "run").rglob("*")), "nothing was written"

@@ -1,0 +1,76 @@
+"""What the commands share: how they end where a user got something wrong, and how they translate."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..checkpoint import load_network, load_tokenizer
+from ..evaluation import translate
+from .languages import set_languages_, source_prefix
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the program with a sentence where a user got something wrong; a context, or a decorator of `main`.
+
+    Example:
+
+    ```python
+    >>> @user_errors()
+    ... def main():
+    ...     print(Path("no/such/file").read_text())
+    ```
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+def manual_parser(manual: str) -> argparse.ArgumentParser:
+    """Return a parser whose `--help` shows a script's docstring as it is."""
+    return argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def translation_parser(manual: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags of whatever translates: which model, and how it decodes."""
+    parser = manual_parser(manual)
+    parser.add_argument("--model", required=True, help="directory or Hub id: any export, stock, or a checkpoint-N")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: main)")
+    parser.add_argument("--source_prefix", help="text before every source, which T5 needs (default: the model's own)")
+    parser.add_argument("--tokenizer_source_lang", help="code of the source language in a multilingual tokenizer")
+    parser.add_argument("--tokenizer_target_lang", help="of the target (default of both: what it was trained for)")
+    parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
+    parser.add_argument("--num_beams", type=int, help="default: the model's generation config, or 4")
+    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
+    parser.add_argument("--truncate", action="store_true", help="cut sentences that are longer than the model reads")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    return parser
+
+
+def translate_as_told(arguments: argparse.Namespace, level: str | None, sentences: Sequence[str]) -> list[str]:
+    """Translate sentences with one network, as the flags of `translation_parser` say.
+
+    Args:
+        arguments: the flags.
+        level: of a training checkpoint; None for the only network of an export, or for a checkpoint's full one.
+        sentences: the sources without prefix; one without text stays empty.
+    """
+    hub = {"revision": arguments.revision} if arguments.revision else {}
+    model = load_network(arguments.model, level, **hub).to(arguments.device)
+    tokenizer = load_tokenizer(arguments.model, **hub)
+    languages = (arguments.tokenizer_source_lang, arguments.tokenizer_target_lang)
+    if any(languages) or model.generation_config.forced_bos_token_id is None:
+        set_languages_(model, tokenizer, *languages)
+    prefix = source_prefix(model) if arguments.source_prefix is None else arguments.source_prefix
+    return translate(
+        model,
+        tokenizer,
+        [prefix + sentence if sentence.strip() else "" for sentence in sentences],
+        arguments.batch_size,
+        truncate=arguments.truncate,
+        num_beams=arguments.num_beams,
+        max_length=arguments.max_length,
+    )

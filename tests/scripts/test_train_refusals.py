@@ -1,0 +1,153 @@
+"""What a user can get wrong is found before `hf-ats train` trains, and said in a sentence."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from tests.support.scripts import SIZES, TRAINING, begin, train, training_arguments
+
+
+def refused(message: str, *arguments) -> None:
+    """The run ends with a sentence before any training."""
+    with pytest.raises(SystemExit, match=f"^hf-ats train: .*{message}"):
+        train(*arguments, watch=lambda trainer: pytest.fail("it began to train"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--ratios 1.5", r"ratios=[1.5] holds 1.5, which is not between 0 and 1"),
+        ("--test_prefix nowhere/test", "The prefix 'nowhere/test' has no text for the language 'de'"),
+        ("--max_tokens 10", "max_tokens=10 is smaller than sentence"),
+        ("--target_modules query", "target_modules=['query']"),
+        ("--ranks fc1=4", "ranks={'fc1': 4} say which modules get which rank, and so do ratios=[0.25]"),
+        ("--ranks fc1", "ranks=['fc1'] holds 'fc1'; write a name and its rank, such as fc1=16"),
+        ("--method none", "schedule='alternating' needs a partitioned model"),
+        ("--resume_from_checkpoint True", "holds no checkpoint-N; leave it out"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is no directory"),
+        ("--max_source_length 999", "--max_source_length 999 is more than the 512 positions"),
+        ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
+        ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
+        (
+            "--push_to_hub --license mit --source_lang src --target_lang tgt",
+            "language 'src' is no code by ISO 639, which are two or three letters, such as de or deu; name both",
+        ),
+        ("--license Apache-2", "the model cards: license='Apache-2' (--license) is no identifier that the Hub knows"),
+        ("--card_datasets ../multi30k", "the model cards: datasets='../multi30k' (--card_datasets) is no id"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(more, message, corpus, tmp_path):
+    # The flags of the case come last, and the last one counts.
+    refused(re.escape(message), *training_arguments(corpus, tmp_path), *more.split())
+
+
+def test_what_is_wrong_with_a_card_is_found_before_the_corpus_is_read(tmp_path):
+    refused("license is missing", "--output_dir", tmp_path / "run", "--push_to_hub", "--train_prefix", "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_without_a_part_to_score_is_refused(corpus, tmp_path):
+    arguments = f"--output_dir {tmp_path} {SIZES} {TRAINING} --train_prefix {corpus / 'train'}".split()
+    refused("the corpus has the parts train; training needs train, and the report", *arguments)
+
+
+def test_a_checkpoint_of_another_partition_is_refused(trained, corpus, tmp_path):
+    more = f"--max_steps 8 --resume_from_checkpoint {trained.output_dir / 'checkpoint-6'} --ratios 0.5"
+    message = r"checkpoint-6 holds .*ratios=\[0.25\].*but the model to resume is .*0.5"
+    refused(message, *training_arguments(corpus, tmp_path, more))
+
+
+@pytest.mark.parametrize(("more", "name"), [("", "core"), ("--method none --schedule full", "full")])
+def test_what_no_export_wrote_is_kept(more, name, corpus, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    refused(r"notes\.txt, and was not written by an export", *training_arguments(corpus, tmp_path, more))
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["notes.txt"]
+
+
+def test_a_long_test_sentence_is_found(bart, corpus, tmp_path):
+    for file in corpus.iterdir():
+        shutil.copy(file, tmp_path)
+    for language, word in (("de", "drei"), ("en", "three")):
+        with (tmp_path / f"test.{language}").open("a", encoding="utf-8") as file:
+            file.write(" ".join([word] * 50) + "\n")
+    arguments = f"--output_dir {tmp_path / 'run'} --model_name_or_path {bart} {TRAINING}".split()
+    files = [f"--train_prefix={corpus / 'train'}", f"--test_prefix={tmp_path / 'test'}"]
+    refused(r"the test part: Sentence pair 13 .*=40\. .*--long_sentences", *arguments, *files)
+
+
+# ---- From an adapter ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model_name_or_path": None}, "names no base model; give the one .* by --model_name_or_path"),
+        ({"bias": "all"}, "bias"),
+        ({"use_dora": True}, "DoRA scales whole rows"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"peft_type": "NEWMETHOD"}, "is of a kind that this version of PEFT does not know.*give a LoRA adapter"),
+    ],
+)
+def test_an_adapter_that_cannot_be_begun_from_is_refused(change, message, adapted, tmp_path):
+    adapter = shutil.copytree(adapted[0] / "adapter", tmp_path / "adapter")
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    arguments = f"--output_dir {tmp_path / 'run'} --use_cpu --adapter_name_or_path {adapter}".split()
+    if "base_model_name_or_path" not in change:
+        arguments += ["--model_name_or_path", adapted[0] / "base"]
+    refused(message, *arguments)
+    assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize("adapter", [[], ["--adapter_name_or_path", "adapter"]])
+def test_a_quantised_base_is_refused_whatever_is_installed(adapter, adapted, corpus, tmp_path, monkeypatch):
+    shutil.copytree(adapted[0], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "base/config.json"
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | quantised))
+    monkeypatch.chdir(tmp_path)
+    files = [f"--{part}_prefix={corpus / part}" for part in ("train", "test")]
+    arguments = ["--output_dir", "run", "--use_cpu", "--model_name_or_path", "base", *files, *adapter]
+    refused("--model_name_or_path base is quantised, .* give the model in full precision", *arguments)
+
+
+# ---- Contradictions among the flags, which argparse reports ----
+
+ADAPTER = "--adapter_name_or_path some/adapter"
+PRETRAINED = "--model_name_or_path some/model"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (f"{ADAPTER} --ratios 0.03125", "--ratios 0.03125 describes a partition, and --adapter_name_or_path some/ada"),
+        (f"{ADAPTER} --method rank", "--method rank describes a partition"),
+        (f"{ADAPTER} --target_modules fc1 fc2", "--target_modules fc1 fc2 describes a partition"),
+        (f"{ADAPTER} --recipe mine.yaml", "--ratios 0.03125 describes a partition"),
+        (
+            f"{ADAPTER} --architecture tiny",
+            "--adapter_name_or_path some/adapter and --architecture tiny are two model",
+        ),
+        (
+            f"{ADAPTER} --layers 3",
+            "--layers 3 shapes a model from scratch, and --adapter_name_or_path some/adapter has",
+        ),
+        (f"{ADAPTER} --recipe multi30k-small", "are two models; give one of them"),
+        *(
+            (
+                f"{PRETRAINED} {flag}",
+                f"{flag.split()[0]} .* shapes a model .*, and --model_name_or_path some/model has",
+            )
+            for flag in ("--layers 3", "--vocab_size 99", "--separate_vocabularies")
+        ),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("ratios: [0.03125]\n")
+    with pytest.raises(SystemExit, match="2"):
+        begin("--output_dir", "run", *words.split())
+    assert re.search(f"hf-ats train: error: .*{message}", capsys.readouterr().err)

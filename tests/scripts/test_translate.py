@@ -1,0 +1,95 @@
+"""`hf-ats translate` and `hf-ats evaluate`."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+
+from hf_ats import PartitionConfig, export_adapter, export_full, partition_
+from hf_ats.checkpoint import load_network
+from hf_ats.evaluation import translate
+from hf_ats.results import read_results
+from tests.support.scripts import run, run_command, run_here
+
+
+def as_in_the_run(trained) -> list:
+    # transformers 4 cannot tell a config's single beam from none
+    beams = read_results(trained.output_dir / "results.json")["generation"]["num_beams"]
+    return ["--num_beams", beams, "--max_length", 24]
+
+
+def test_translate_keeps_the_order_of_its_input_and_its_empty_lines(trained, corpus, tmp_path, monkeypatch):
+    german = (corpus / "test.de").read_text(encoding="utf-8").splitlines()
+    text = "\n".join([german[0], "", *german[1:]]) + "\n"
+    command = [Path(sys.executable).with_name("hf-ats"), "translate"]
+    options = as_in_the_run(trained)
+    done = run_command([*command, "--model", trained.output_dir / "core", *options], stdin=text)
+    lines = done.stdout.split("\n")
+    expected = (trained.output_dir / "translations.core.txt").read_text(encoding="utf-8").split("\n")
+    assert lines == [expected[0], "", *expected[1:]]
+    target = tmp_path / "out.txt"
+    run_here(
+        "translate.py", "--model", trained.output_dir / "checkpoint-6", "--level", "core", "--input",
+        corpus / "test.de", "--output", target, *options, monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert target.read_text(encoding="utf-8").split("\n") == expected
+
+
+def test_evaluation_scores_every_level_of_a_training_checkpoint_as_the_run_did(trained, corpus, tmp_path):
+    options = ["--test_prefix", corpus / "test", *as_in_the_run(trained), "--output", tmp_path / "scores.json"]
+    done = run("evaluate_translation.py", "--model", trained.output_dir / "checkpoint-6", *options)
+    scores = json.loads(done.stdout)
+    assert scores == json.loads((tmp_path / "scores.json").read_text())
+    results = read_results(trained.output_dir / "results.json")["levels"]
+    assert list(scores) == ["core", "full"]
+    for level in scores:
+        for name in ("bleu", "chrf", "bleu_signature", "chrf_signature"):
+            assert scores[level][name] == results[level][name]
+
+
+def test_translate_checks_its_output_first_and_takes_a_prefix_and_nothing(bart, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("it began to load"))
+    for output in (tmp_path / "nowhere" / "out.txt", tmp_path):
+        with pytest.raises(SystemExit, match=f"translate.py: --output {output} cannot be written"):
+            run_here("translate.py", "--model", bart, "--output", output, monkeypatch=monkeypatch)
+    monkeypatch.undo()
+    text = tmp_path / "in.txt"
+    text.write_text("eins\n\n", encoding="utf-8")
+    output = tmp_path / "out.txt"
+    options = ["--source_prefix", "zwei ", "--output", output, "--max_length", 9]
+    run_here("translate.py", "--model", bart, "--input", text, *options, monkeypatch=monkeypatch)
+    model, tokenizer = load_network(bart), AutoTokenizer.from_pretrained(bart)
+    prefixed, plain = translate(model, tokenizer, ["zwei eins", "eins"], max_length=9)
+    assert prefixed != plain
+    assert output.read_text(encoding="utf-8") == f"{prefixed}\n\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr(sys, "stdout", written := io.TextIOWrapper(io.BytesIO()))
+    run_here("translate.py", "--model", bart, monkeypatch=monkeypatch)
+    written.flush()
+    assert written.buffer.getvalue() == b""
+
+
+def test_a_level_that_is_not_there_ends_with_a_sentence(trained, corpus, monkeypatch):
+    options = ["--model", trained.output_dir / "core", "--level", "full", "--input", corpus / "test.de"]
+    with pytest.raises(SystemExit, match=r"level='full', but .* is one network, 'core'"):
+        run_here("translate.py", *options, monkeypatch=monkeypatch)
+
+
+def test_an_adapter_export_is_scored_and_translates_as_the_full_network(bart, corpus, tmp_path, monkeypatch, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(bart)
+    model = partition_(load_network(bart, dtype=torch.float32), PartitionConfig(ratios=[0.25], init="random"))
+    export_full(model, tmp_path / "full", tokenizer=tokenizer)
+    export_adapter(model, tmp_path / "written", tokenizer=tokenizer)
+    (tmp_path / "written").rename(tmp_path / "adapter")
+    scores = []
+    for name in ("full", "adapter"):
+        capsys.readouterr()
+        options = ["--model", tmp_path / name, "--test_prefix", corpus / "test"]
+        run_here("evaluate_translation.py", *options, monkeypatch=monkeypatch)
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == scores[1]
