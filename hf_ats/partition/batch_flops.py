@@ -4,13 +4,11 @@ A multiply-add is 2 operations, the convention of the paper's Table 3; only matr
 are counted.
 """
 
-import contextlib
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .network import _unwrapped, at_level, is_partitioned, level_names, partitioned_layers
+from .levels import at_level, get_level, resolve_level, unwrapped
 from .operations import Recorder, record
 
 
@@ -39,9 +37,7 @@ class BatchFlopsLedger:
     """
 
     def __init__(self, model: nn.Module):
-        self._model = _unwrapped(model)
-        self._names = level_names(model) if is_partitioned(model) else ["full"]
-        self._any_layer = next(iter(partitioned_layers(model).values()), None)
+        self._model = unwrapped(model)
         self._costs: dict[tuple, _RowCost] = {}
 
     def forward_flops(self, inputs: dict, level: int | str | None = None) -> int:
@@ -67,29 +63,18 @@ class BatchFlopsLedger:
         return cost.forward(batch) + cost.backward(batch)
 
     def _cost(self, inputs: dict, level: int | str | None) -> "_RowCost":
-        level = self._resolved(level)
+        level = get_level(self._model) if level is None else resolve_level(self._model, level)
         sizes = (
             (name, tuple(value.shape[1:]) if _is_batched(value) else repr(value)) for name, value in inputs.items()
         )
         key = (level, *sorted(sizes, key=lambda size: size[0]))
         if key not in self._costs:
-            with contextlib.nullcontext() if self._any_layer is None else at_level(self._model, level):
+            with at_level(self._model, level):
                 cost = _RowCost(self._model, inputs, level)
                 if not any(known == level for known, *_ in self._costs):
                     cost.check(self._model, inputs)
             self._costs[key] = cost
         return self._costs[key]
-
-    def _resolved(self, level: int | str | None) -> int:
-        if level is None:
-            return 0 if self._any_layer is None else self._any_layer.level
-        known = {name: index for index, name in enumerate(self._names)}
-        known |= {index: index for index in range(len(self._names))}
-        if level not in known:
-            raise ValueError(
-                f"level={level!r} is not a level of this model; write one of {', '.join(map(repr, known))}."
-            )
-        return known[level]
 
 
 class _RowCost:

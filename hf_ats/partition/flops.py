@@ -8,7 +8,7 @@ from collections import Counter
 import torch
 from torch import nn
 
-from .network import _unwrapped, at_level, level_names, partitioned_layers
+from .levels import at_level, get_level, num_levels, resolve_level, unwrapped
 from .operations import LayerKind, Recorder, record
 
 # (batch, source, target) of the forward passes that determine the five coefficients of `_terms`, and of one more that
@@ -48,21 +48,18 @@ class FlopsLedger:
     """
 
     def __init__(self, model: nn.Module):
-        model = _unwrapped(model)
+        model = unwrapped(model)
         config = getattr(model, "config", None)
         if not getattr(config, "is_encoder_decoder", False):
             raise ValueError(
                 f"model is a {type(model).__name__}, which is not an encoder-decoder of Transformers; FlopsLedger "
                 "counts models that take input_ids and decoder_input_ids, such as MarianMTModel."
             )
-        self._any_layer = next(iter(partitioned_layers(model).values()), None)
-        self._costs: dict[int | str, _LevelCost] = {}
-        if self._any_layer is None:
-            self._costs[0] = self._costs["full"] = _LevelCost(model, 0)
-            return
-        for level, name in enumerate(level_names(model)):
+        self._model = model
+        self._costs: list[_LevelCost] = []
+        for level in range(num_levels(model)):
             with at_level(model, level):
-                self._costs[level] = self._costs[name] = _LevelCost(model, level)
+                self._costs.append(_LevelCost(model, level))
 
     def forward_flops(
         self, batch_size: int, source_length: int, target_length: int, level: int | str | None = None
@@ -102,12 +99,7 @@ class FlopsLedger:
         return self._cost(level).exported_forward(1, source_length, target_length) / target_length
 
     def _cost(self, level: int | str | None) -> "_LevelCost":
-        if level is None:
-            level = 0 if self._any_layer is None else self._any_layer.level
-        if level not in self._costs:
-            raise ValueError(
-                f"level={level!r} is not a level of this model; write one of {', '.join(map(repr, self._costs))}."
-            )
+        level = get_level(self._model) if level is None else resolve_level(self._model, level)
         return self._costs[level]
 
 

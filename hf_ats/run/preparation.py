@@ -9,7 +9,7 @@ import transformers
 from ..checkpoint import check_core_class, longest_input
 from ..data import TokenBudgetBatchSampler, TranslationCollator, load_corpus, sequence_lengths, tokenize_corpus
 from ..evaluation import build_compute_metrics, decoding_settings
-from ..partition import PartitionConfig, partition_, partition_config, partition_from_adapter_, read_adapter_config
+from ..partition import PartitionConfig, find_partition, partition_, partition_from_adapter_, read_adapter_config
 from ..results.facts import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, refuse_another_partition
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments
@@ -80,7 +80,7 @@ def prepare(
 
     if adapter is not None:
         partition_from_adapter_(model, adapter)
-        partition = partition_config(model)
+        partition = find_partition(model)
     elif partition is not None:
         partition_(model, partition)
     if partition is not None and set(directories) != {"full"}:

@@ -7,7 +7,7 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..partition import BatchFlopsLedger, FlopsLedger
+from ..partition import BatchFlopsLedger, FlopsLedger, layers_at_level
 from .loss import token_losses
 from .refusals import refuse_unsharded_evaluation
 from .schedules import kinds_of_steps
@@ -22,7 +22,7 @@ _UNCOUNTABLE = (ValueError, TypeError, AttributeError, IndexError, KeyError, Run
 class ReportsByLevel:
     """The half of the trainers' mixin that logs, evaluates and counts by level; the other half trains.
 
-    It uses what the other half takes hold of: `level_names`, `trained_levels`, `levels_at_step`, `_live`.
+    It uses what the other half takes hold of: `level_names`, `trained_levels`, `levels_at_step`, `_layers`.
     """
 
     def __init__(self, *positional, **keywords):
@@ -92,7 +92,7 @@ class ReportsByLevel:
             # processes, and only the first: its loop resets the function at its end.
             self.gather_function = self.accelerator.gather_for_metrics
             self._evaluated = torch.zeros(2, dtype=torch.float64)
-            with self._live(level):
+            with layers_at_level(self._layers, level):
                 output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, prefix)
             metrics.update(output.metrics)
             loss, tokens = self._evaluated.tolist()

@@ -197,7 +197,7 @@ def test_a_call_is_cheap_beside_a_training_step():
 
 def test_wrong_levels_are_named():
     ledger = FlopsLedger(partition_(tiny_model("marian"), LADDER))
-    with pytest.raises(ValueError, match=r"level='corse' is not a level.*0, 'core', 1, 'level1', 2, 'full'"):
+    with pytest.raises(ValueError, match=r"level='corse' is not a level.*'core', 'level1', 'full' or an integer"):
         ledger.forward_flops(1, 2, 3, level="corse")
 
 
@@ -206,7 +206,7 @@ def test_an_unpartitioned_model_is_its_own_full_level():
     flops = ledger.training_flops(*SHAPES["above"])
     assert ledger.training_flops(*SHAPES["above"], level=0) == flops
     assert ledger.training_flops(*SHAPES["above"], level="full") == flops
-    with pytest.raises(ValueError, match=r"level='core' is not a level of this model; write one of 0, 'full'\."):
+    with pytest.raises(ValueError, match=r"level='core' is not a level of this MarianMTModel, which is not"):
         ledger.forward_flops(1, 2, 3, level="core")
 
 
