@@ -1,10 +1,9 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .batch_flops import BatchFlopsLedger
 from .config import INITS, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
-from .flops import FlopsLedger, flops_per_token
+from .flops import FlopsLedger, blank_sentences, flops_per_token
 from .layers import PartitionedLayer
 from .levels import (
     at_level,
@@ -25,7 +24,7 @@ from .levels import (
     tie_as_,
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
-from .presets import PRESETS, WIDTH_PRESETS
+from .presets import PRESETS, WIDTH_PRESETS, is_translation_model
 from .rank import PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
 from .width import PartitionedLinear
@@ -34,7 +33,6 @@ __all__ = [
     "INITS",
     "PRESETS",
     "WIDTH_PRESETS",
-    "BatchFlopsLedger",
     "FlopsLedger",
     "PartitionConfig",
     "PartitionedBatchNorm2d",
@@ -45,12 +43,14 @@ __all__ = [
     "SummedNetworks",
     "SummedOutput",
     "at_level",
+    "blank_sentences",
     "count_exported_parameters",
     "count_parameters",
     "find_partition",
     "flops_per_token",
     "get_level",
     "is_partitioned",
+    "is_translation_model",
     "layers_at_level",
     "level_names",
     "names_of_levels",

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerCallback
 
 from ..data import TokenBudgetBatchSampler, sequence_lengths, shift_right
-from ..partition import layers_at_level, level_names, parameters_at_level, partitioned_layers
+from ..partition import is_translation_model, layers_at_level, level_names, parameters_at_level, partitioned_layers
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .by_level import ReportsByLevel
 from .learning_rate import inverse_sqrt_schedule
@@ -56,7 +56,6 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
         # A batch normalization of a core takes no part in the full network.
         self._full_has_all = len(self._parameters[-1]) == len(list(model.parameters()))
         self._ledger = None
-        self._counts_flops = is_translation_model(model)
         self._has_token_loss = is_translation_model(model) and self.compute_loss_func is None
         if self._has_token_loss:
             self.compute_loss_func = partial(
@@ -113,8 +112,8 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
     def create_optimizer(self, *positional, **keywords):
         """As the Trainer's; under FSDP the model is made ready before, since the optimizer holds what is sharded."""
         if self.is_fsdp_enabled:
-            if self._counts_flops:
-                self._flops_ledger()  # it runs the model, which would gather it
+            if is_translation_model(self.model):
+                self._make_ledger()  # it runs the model, which would gather it
             self._parameters = []  # which would keep the whole model in memory
             if not is_sharded(self.model):
                 self._model_class = type(self.model)
@@ -196,16 +195,6 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
         trained = parameters_at_level(self.model, self.trained_levels[-1])
         with frozen(parameter for name, parameter in self.model.named_parameters() if name not in trained):
             return super()._load_optimizer_and_scheduler(checkpoint)
-
-
-def is_translation_model(model: nn.Module) -> bool:
-    """Whether the model is an encoder-decoder of Transformers that writes text from text."""
-    return (
-        isinstance(model, PreTrainedModel)
-        and model.config.is_encoder_decoder
-        and model.can_generate()
-        and model.main_input_name == "input_ids"
-    )
 
 
 def freeze_constants_(model: nn.Module) -> None:
