@@ -11,7 +11,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer
 
 from hf_ats.evaluation import ratio, spread
-from hf_ats.partition import FlopsLedger, level_names
+from hf_ats.partition import FlopsLedger, blank_sentences, level_names
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import levels_at_step
 
@@ -78,9 +78,11 @@ def training_flops(way: Way, shapes: list[tuple[int, int, int]], model: MarianMT
     """Operations of an epoch of these batches in this order, padding included."""
     ledger = FlopsLedger(model)
     if way.schedule != "alternating":
-        return sum(ledger.training_flops(*shape) for shape in shapes)
+        return sum(ledger.training_flops(blank_sentences(*shape)) for shape in shapes)
     levels = (levels_at_step("alternating", step, len(level_names(model)))[0] for step in range(len(shapes)))
-    return sum(ledger.training_flops(*shape, level) for shape, level in zip(shapes, levels, strict=True))
+    return sum(
+        ledger.training_flops(blank_sentences(*shape), level) for shape, level in zip(shapes, levels, strict=True)
+    )
 
 
 def check_same_text(surveys: dict[str, Survey]) -> None:

@@ -9,7 +9,7 @@ from transformers import MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_ats.evaluation import ratio, spread, time_in_turns
-from hf_ats.partition import INITS, FlopsLedger, PartitionConfig, at_level, partition_
+from hf_ats.partition import INITS, FlopsLedger, PartitionConfig, at_level, blank_sentences, partition_
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import label_smoothed_cross_entropy, levels_at_step
 
@@ -195,10 +195,10 @@ class TrainingSteps:
 
     def flops(self) -> dict[str, int]:
         """Of the forward and backward pass of each step."""
-        shape = (self.settings.sentences, self.settings.length, self.settings.length)
-        stock = FlopsLedger(self.models["stock"]).training_flops(*shape, "full")
+        batch = blank_sentences(self.settings.sentences, self.settings.length, self.settings.length)
+        stock = FlopsLedger(self.models["stock"]).training_flops(batch)
         ours = FlopsLedger(self.models["ours"])
-        full, core = (ours.training_flops(*shape, level) for level in ("full", "core"))
+        full, core = (ours.training_flops(batch, level) for level in ("full", "core"))
         return {
             STOCK: stock,
             STOCK_OUR_LOSS: stock,

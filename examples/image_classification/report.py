@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from hf_ats.checkpoint import export_level
-from hf_ats.partition import BatchFlopsLedger
+from hf_ats.partition import FlopsLedger
 from hf_ats.results import build_results, plot_training, write_report_page, write_results
 
 from .augmentation import PlainImages
@@ -44,7 +44,7 @@ def report(run: ImageRun, model: PreTrainedModel, seconds: float) -> None:
         levels[name] = {
             "parameters": exported.parameters,
             "size_bytes": exported.size_bytes,
-            "flops_per_image": BatchFlopsLedger(network).forward_flops(image),
+            "flops_per_image": FlopsLedger(network).forward_flops(image),
             "accuracy": 100 * correct / len(test),
             "parity": exported.parity,
         }

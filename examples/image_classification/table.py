@@ -4,6 +4,7 @@ import os
 import statistics
 from collections.abc import Sequence
 
+from hf_ats.partition import sort_levels
 from hf_ats.results import read_results
 from hf_ats.results.tables import align, number, unique
 
@@ -71,8 +72,7 @@ def render_images(
     groups: dict[tuple[str, str, float], list[dict]] = {}
     for results in runs.values():
         groups.setdefault(_kind(results), []).append(results)
-    names = unique(name for results in runs.values() for name in results["levels"])
-    names.sort(key=lambda name: (name == "full", name != "core", name))
+    names = sort_levels(name for results in runs.values() for name in results["levels"])
     several_seeds = any(len(group) > 1 for group in groups.values())
     header = [
         "training",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from hf_ats.partition import BatchFlopsLedger
+from hf_ats.partition import FlopsLedger
 from hf_ats.training import ATSTrainer, ATSTrainingArguments
 
 
@@ -114,7 +114,7 @@ def epoch_forward_flops(trainer: ATSTrainer, image_shape: tuple[int, ...], image
         image_shape: `(channels, height, width)`.
         images: how many an epoch has.
     """
-    ledger = BatchFlopsLedger(trainer.model)
+    ledger = FlopsLedger(trainer.model)
     parameter = next(trainer.model.parameters())
     image = {"pixel_values": torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)}
     costs = [ledger.forward_flops(image, level) for level in range(len(trainer.level_names))]

@@ -4,7 +4,7 @@ Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
 from ..remote_code.pipeline_ats import longest_input, with_generation_defaults
-from .exports import export_adapter, export_core, export_full, export_level, export_stock
+from .exports import export_adapter, export_core, export_full, export_level
 from .files import weights_sha256, weights_size
 from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
 from .networks import check_core_class
@@ -19,7 +19,6 @@ __all__ = [
     "export_core",
     "export_full",
     "export_level",
-    "export_stock",
     "load_network",
     "load_partitioned",
     "load_processor",

@@ -10,35 +10,36 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from ..partition import (
     count_parameters,
-    is_partitioned,
+    find_partition,
     level_names,
     num_levels,
-    partition_config,
     partitioned_layers,
     resolve_level,
 )
 from .files import save_network, save_tokenizer
 from .loading import merge_adapter
-from .networks import core_network, dense_core_network, partitioned_model, stock_network
+from .networks import core_network, dense_core_network, stock_network, transformers_model
 from .writing import ExportReport, check_replaceable, write_export
 
 
 def export_full(
     model: nn.Module, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> ExportReport:
-    """Writes the full network as a checkpoint of the stock architecture, `W + V U` merged in float32 or shares joined.
+    """Write the full network as a checkpoint of the stock architecture, `W + V U` merged in float32 or shares joined.
+
+    A model that was never partitioned is its own full network.
 
     The checkpoint holds no layer of ours, and of a class of transformers needs no code of ours. It is loaded back and
     its logits are compared with the model's before it appears in `directory`.
 
     Args:
-        model: a partitioned Transformers model, on any device, also below DistributedDataParallel; left as it is.
+        model: a Transformers model, on any device, also below DistributedDataParallel; left as it is.
             With several processes, call this in one of them.
         directory: where to write; new, empty, or an earlier export, which is replaced.
         tokenizer: saved along, so that `pipeline("translation", model=directory)` works.
 
     Raises:
-        ValueError: the model is not partitioned.
+        TypeError: it is not a Transformers model.
         FileExistsError: the directory holds something else.
         RuntimeError: what was written does not compute what the model computes; nothing is left behind.
 
@@ -49,47 +50,11 @@ def export_full(
     >>> MarianMTModel.from_pretrained("out/full")
     ```
     """
-    model = partitioned_model(model, "export_full")
+    model = transformers_model(model, "export_full")
     check_replaceable(directory)
     level = num_levels(model) - 1
     network = stock_network(model, lambda layer: layer.stock_state(level))
     return _export(model, network, directory, tokenizer, kind="full", level=level)
-
-
-def export_stock(
-    model: PreTrainedModel, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
-) -> ExportReport:
-    """Writes a model that was never partitioned as an export of kind `"full"`: what standard training leaves.
-
-    Its `save_pretrained` with the care of an export: loaded back, compared, and never over what no export wrote.
-
-    Args:
-        model: an unpartitioned Transformers model, on any device; left as it is.
-        directory: as for `export_full`.
-        tokenizer: as for `export_full`.
-
-    Raises:
-        ValueError: the model is partitioned.
-        FileExistsError, RuntimeError: as for `export_full`.
-    """
-    if is_partitioned(model):
-        raise ValueError(
-            f"export_stock writes unpartitioned models, and this {type(model).__name__} is partitioned; write "
-            "export_full(model, directory), or export_core."
-        )
-
-    def save(draft: Path) -> None:
-        _save(model, tokenizer, draft)
-
-    return write_export(
-        model,
-        directory,
-        kind="full",
-        level=0,
-        parameters=model.num_parameters(),
-        save=save,
-        load=lambda draft: type(model).from_pretrained(draft, **_AS_REFERENCE),
-    )
 
 
 def export_core(
@@ -127,12 +92,14 @@ def export_core(
     >>> pipeline("translation", model="out/core")("Ein Hund schläft.")
     ```
     """
-    model = partitioned_model(model, "export_core")
+    model = transformers_model(model, "export_core")
     level_given, level = level, resolve_level(model, level)
-    if level == num_levels(model) - 1:
+    cores = level_names(model)[:-1]
+    if level == len(cores):
+        others = f"one of the levels {', '.join(map(repr, cores))}" if cores else "call partition_ before training"
         raise ValueError(
             f"level={level_given!r} is the full network, which is no core; write export_full(model, directory), or "
-            f"one of the levels {', '.join(map(repr, level_names(model)[:-1]))}."
+            f"{others}."
         )
     check_replaceable(directory)
     network = dense_core_network(model, level) if dense else core_network(model, level)
@@ -149,19 +116,15 @@ def export_level(
     """Writes one network of a run, whichever it is: the full one, a core, or a model that was never partitioned.
 
     Args:
-        model: as for `export_full`, or unpartitioned.
+        model: as for `export_full`.
         directory: as for `export_full`.
-        level: by name or number; `"full"` of an unpartitioned model.
+        level: by name or number.
         tokenizer: as for `export_full`.
 
     Raises:
         ValueError: there is no such level; and as the export of its kind.
         FileExistsError, RuntimeError: as for `export_full`.
     """
-    if not is_partitioned(model):
-        if level not in (0, "full"):
-            raise ValueError(f"level={level!r}, but this {type(model).__name__} is not partitioned; write 'full'.")
-        return export_stock(model, directory, tokenizer=tokenizer)
     if resolve_level(model, level) == num_levels(model) - 1:
         return export_full(model, directory, tokenizer=tokenizer)
     return export_core(model, directory, tokenizer=tokenizer, level=level)
@@ -195,11 +158,13 @@ def export_adapter(
     from peft import LoraConfig
     from safetensors.torch import save_file
 
-    model = partitioned_model(model, "export_adapter")
-    if partition_config(model).method != "rank":
+    model = transformers_model(model, "export_adapter")
+    partition = find_partition(model)
+    if partition is None or partition.method != "rank":
+        how = "not partitioned" if partition is None else f"partitioned by {partition.method}"
         raise ValueError(
-            f"export_adapter writes V U beside W, and this {type(model).__name__} is partitioned by "
-            f"{partition_config(model).method}, where there is no such sum; write export_core and export_full."
+            f"export_adapter writes V U beside W, and this {type(model).__name__} is {how}, without such a sum; call "
+            "partition_(model, PartitionConfig(method='rank')) before training, or write export_full or export_core."
         )
     check_replaceable(directory)
     layers = partitioned_layers(model)

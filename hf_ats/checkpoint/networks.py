@@ -11,8 +11,7 @@ from ..partition import (
     PartitionedLayer,
     PartitionedLinear,
     PartitionedRankLinear,
-    is_partitioned,
-    partition_config,
+    find_partition,
     partition_structure_,
     partitioned_layers,
     stock_config,
@@ -25,12 +24,11 @@ from .registration import CORE_CLASSES
 Tensors = dict[str, torch.Tensor]
 
 
-def partitioned_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
-    """The partitioned Transformers model inside `model`, below DistributedDataParallel and torch.compile.
+def transformers_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
+    """Return the Transformers model inside `model`, below DistributedDataParallel and torch.compile.
 
     Raises:
-        TypeError: it is no Transformers model.
-        ValueError: it is not partitioned.
+        TypeError: it is not one.
     """
     from accelerate.utils import extract_model_from_parallel
 
@@ -41,11 +39,6 @@ def partitioned_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
             f"{wanted_by} writes a checkpoint for Transformers, and {type(model).__name__} is not one of its models; "
             "save what you need of it yourself: the core of a sum is model.core, and a partitioned layer at its level "
             "is layer.stock_state(level), for each of hf_ats.partition.partitioned_layers(model)."
-        )
-    if not is_partitioned(model):
-        raise ValueError(
-            f"{wanted_by} needs a partitioned model, and this {type(model).__name__} has no partitioned layer; write "
-            "it with its own save_pretrained, or call partition_(model, PartitionConfig(...)) before training."
         )
     return model
 
@@ -70,7 +63,7 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
     Raises:
         ValueError: there is no core class for this architecture.
     """
-    if partition_config(model).method == "rank":
+    if find_partition(model).method == "rank":
         config = _core_config(model)
         config.ats_ranks = {name: layer.ranks[level] for name, layer in partitioned_layers(model).items()}
 
@@ -95,7 +88,7 @@ def check_core_class(model: PreTrainedModel) -> None:
     Raises:
         ValueError: it has none.
     """
-    if partition_config(model).method == "rank" or narrow_config(model, 0) is None:
+    if find_partition(model).method == "rank" or narrow_config(model, 0) is None:
         _core_class(model)
 
 
@@ -140,13 +133,11 @@ def _filled_up(layer: PartitionedLayer, level: int) -> Tensors:
 
 def reference_network(model: PreTrainedModel) -> PreTrainedModel:
     """The model again, in float32 on the CPU and in eval mode, whatever the given one is busy with."""
-    partition = partition_config(model) if is_partitioned(model) else None
-    config = copy.deepcopy(model.config) if partition is None else stock_config(model)
+    config = stock_config(model)
     config._attn_implementation = "eager"
     with torch.device("meta"):
         reference = type(model)(config)
-        if partition is not None:
-            partition_structure_(reference, partition)
+        partition_structure_(reference, find_partition(model))
     _fill(reference, {name: _in_float32(tensor) for name, tensor in model.state_dict().items()}, model)
     stored = reference.state_dict().keys()
     for name, buffer in model.named_buffers():

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..partition import is_partitioned, level_names, partition_config, set_level
+from ..partition import find_partition, level_names, set_level
 from .files import weights_sha256
 from .networks import reference_network
 
@@ -81,7 +81,7 @@ def write_export(
         model: the model, partitioned or not; it is left as it is.
         directory: where the export goes.
         kind: as in `ExportReport`.
-        level: the level, an integer; 0 of a model that is not partitioned, which is its own full network.
+        level: the level, an integer.
         parameters: as in `ExportReport`.
         save: writes the export's files into the directory that it is given.
         load: loads that directory as a user would, in float32.
@@ -101,15 +101,16 @@ def write_export(
             save(draft)
             parity = _compare(model, level, load(draft), f"the {kind} export for {directory}")
         files = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
+        partition = find_partition(model)
         report = ExportReport(
             path=Path(directory),
             kind=kind,
-            level=_level_name(model, level),
+            level=level_names(model)[level],
             parameters=parameters,
             size_bytes=sum((draft / name).stat().st_size for name in files if name.endswith(".safetensors")),
             weights_sha256=weights_sha256(draft),
             parity=parity,
-            partition=partition_config(model).to_dict() if is_partitioned(model) else None,
+            partition=partition and partition.to_dict(),
             files=sorted([*files, REPORT_NAME]),
         )
         report._write(draft)
@@ -156,15 +157,10 @@ def move_into_place(draft: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
-def _level_name(model: PreTrainedModel, level: int) -> str:
-    return level_names(model)[level] if is_partitioned(model) else "full"
-
-
 def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: str) -> float:
     probe = probe_batch(model)
     reference = reference_network(model)
-    if is_partitioned(reference):
-        set_level(reference, level)
+    set_level(reference, level)
     expected = _logits(reference, probe)
     difference = (_logits(export, probe) - expected).abs().max().item()
     # In a half precision the merged weight is rounded once more than the float32 reference, by at most half an eps
@@ -173,7 +169,7 @@ def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: 
     tolerance = max(1e-4, 4 * eps) * expected.abs().max().item()
     if not difference <= tolerance:
         raise RuntimeError(
-            f"{what} does not compute what the model computes at level {_level_name(model, level)!r}: the logits "
+            f"{what} does not compute what the model computes at level {level_names(model)[level]!r}: the logits "
             f"differ by {difference:.3g}, and rounding explains {tolerance:.3g}. Nothing was written. If they are "
             "nan, training has diverged; go back to an earlier checkpoint with load_partitioned."
         )

@@ -27,7 +27,7 @@ from ..checkpoint import (
     with_generation_defaults,
 )
 from ..evaluation import batches_by_length, encode_sentences, in_eval_mode, spread, time_in_turns
-from ..partition import names_of_levels
+from ..partition import sort_levels
 from ..results import read_results
 from ..results.tables import align, number
 
@@ -149,11 +149,10 @@ def _export_every_level(checkpoint: Path, folder: Path) -> list[ExportReport]:
 
 
 def _levels(reports: list[ExportReport], scores: dict[str, float]) -> list[Level]:
-    cores = len((reports[0].partition or {}).get("ratios", ()))
-    order = names_of_levels(cores)
+    by_level = {report.level: report for report in reports}
     return [
-        Level(report.level, report.path, report.parameters, report.size_bytes, scores.get(report.level))
-        for report in sorted(reports, key=lambda report: order.index(report.level))
+        Level(name, report.path, report.parameters, report.size_bytes, scores.get(name))
+        for name, report in ((name, by_level[name]) for name in sort_levels(by_level))
     ]
 
 

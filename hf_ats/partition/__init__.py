@@ -1,29 +1,30 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .batch_flops import BatchFlopsLedger
 from .config import INITS, ROLES, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
-from .flops import FlopsLedger, flops_per_token
+from .flops import FlopsLedger, blank_sentences, flops_per_token
 from .layers import PartitionedLayer
-from .network import (
+from .levels import (
     at_level,
     count_exported_parameters,
     count_parameters,
+    find_partition,
     get_level,
     is_partitioned,
+    layers_at_level,
     level_names,
     names_of_levels,
     num_levels,
     parameters_at_level,
-    partition_config,
     partitioned_layers,
     resolve_level,
     set_level,
+    sort_levels,
     tie_as_,
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
-from .presets import PRESETS, WIDTH_PRESETS
+from .presets import PRESETS, WIDTH_PRESETS, is_translation_model
 from .rank import PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
 from .width import PartitionedLinear
@@ -33,7 +34,6 @@ __all__ = [
     "PRESETS",
     "ROLES",
     "WIDTH_PRESETS",
-    "BatchFlopsLedger",
     "FlopsLedger",
     "PartitionConfig",
     "PartitionedBatchNorm2d",
@@ -44,23 +44,27 @@ __all__ = [
     "SummedNetworks",
     "SummedOutput",
     "at_level",
+    "blank_sentences",
     "count_exported_parameters",
     "count_parameters",
+    "find_partition",
     "flops_per_token",
     "get_level",
     "is_partitioned",
+    "is_translation_model",
+    "layers_at_level",
     "level_names",
     "names_of_levels",
     "num_levels",
     "parameters_at_level",
     "partition_",
-    "partition_config",
     "partition_from_adapter_",
     "partition_structure_",
     "partitioned_layers",
     "read_adapter_config",
     "resolve_level",
     "set_level",
+    "sort_levels",
     "stock_config",
     "stock_config_dict",
     "tie_as_",

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .network import is_partitioned
+from .levels import is_partitioned
 
 INSTEAD = (
     "merge it into its base, PeftModel.from_pretrained(model, adapter).merge_and_unload(), and partition what comes "

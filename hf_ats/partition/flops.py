@@ -1,206 +1,417 @@
-"""How many floating-point operations each level of an encoder-decoder runs, as an exact closed form.
+"""How many floating-point operations each level of a model runs, exactly.
 
-A multiply-add is 2 operations, the convention of the paper's Table 3; only matrix products are counted.
+A multiply-add is 2 operations, the convention of the paper's Table 3; only matrix products and convolutions are
+counted.
 """
 
+import contextlib
+import math
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from .network import _unwrapped, at_level, level_names, partitioned_layers
-from .operations import LayerKind, Recorder, record
-
-# (batch, source, target) of the forward passes that determine the five coefficients of `_terms`, and of one more that
-# checks them. All are shorter than any real sentence, so that a probe costs next to nothing beside a training step.
-_PROBES = ((1, 2, 3), (1, 3, 2), (1, 3, 3), (1, 4, 2), (1, 2, 4))
-_CHECK = (2, 5, 4)
+from .levels import at_level, get_level, num_levels, partitioned_layers, resolve_level, unwrapped
+from .presets import is_translation_model
+from .rank import PartitionedRankLinear
 
 
 class FlopsLedger:
-    """The floating-point operations of a model's forward and training passes, per level.
+    """The operations of a model's forward and training passes, per level.
 
-    A Transformer's matrix products grow with the batch times a polynomial of second degree in the two lengths: linear
+    A translation model's products grow with the batch times a polynomial of second degree in the two lengths: linear
     layers see source or target tokens, attention sees pairs of them, and the vocabulary projection sees target tokens.
-    A few forward passes over a handful of tokens determine that polynomial exactly, whatever the architecture is, and
-    one more checks it. Low-rank layers are counted by their own formula, since their cost is not a polynomial: it
-    follows `PartitionedRankLinear.merges`, the choice between forming a weight once and paying for every token.
+    A few forward passes over a handful of tokens determine that polynomial when the ledger is made, whatever the
+    architecture is, and one more checks it. Of any other model a batch costs its number of rows times one: a pass over
+    a single row counts that, the first time that inputs of these sizes are asked about. At each level's first sizes a
+    pass over two rows checks it, as does PyTorch's own count of the kernels that run, which sees products of any kind.
+    Low-rank layers are counted by their own formula, since they choose the cheaper of two products by the batch.
 
-    What is counted is what runs: at each level only its own products; in the backward pass a product for every operand
-    that requires a gradient (so frozen parameters, as they are when the ledger is made, save theirs). Attention counts
-    its eager products over all pairs of positions, masked ones too, whichever attention implementation is in use.
-    What gradient checkpointing computes a second time is not counted.
+    What is counted is what runs: at each level its own products and convolutions only; in the backward pass one of the
+    same size for every operand that requires a gradient (so frozen parameters save theirs). Attention counts its eager
+    products over all pairs of positions, masked ones too, whichever attention implementation is in use. What gradient
+    checkpointing computes a second time is not counted.
 
-    Making a ledger leaves the model as it was: its level, its training mode, its gradients and the random state.
+    The probes leave the model as it was: its level, its training mode, its gradients, the running statistics of its
+    batch normalizations, and the random state.
 
     Args:
-        model (`nn.Module`): a Transformers encoder-decoder model, which takes `input_ids` and `decoder_input_ids`:
-            partitioned, stock, or an exported core. Its levels, lengths and the batch are arguments of the methods.
+        model (`nn.Module`): partitioned, stock, or an exported core. The ledger holds on to it.
 
     Raises:
-        ValueError: the model is no encoder-decoder, or its cost has another form than described here.
+        ValueError: a translation model's cost has another form than described here.
 
     Example:
     ```python
     >>> ledger = FlopsLedger(model)
-    >>> ledger.training_flops(batch_size=64, source_length=30, target_length=28, level="core")
+    >>> ledger.training_flops(blank_sentences(batch_size=64, source_length=30, target_length=28), level="core")
     ```
     """
 
     def __init__(self, model: nn.Module):
-        model = _unwrapped(model)
-        config = getattr(model, "config", None)
-        if not getattr(config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"model is a {type(model).__name__}, which is not an encoder-decoder of Transformers; FlopsLedger "
-                "counts models that take input_ids and decoder_input_ids, such as MarianMTModel."
-            )
-        self._any_layer = next(iter(partitioned_layers(model).values()), None)
-        self._costs: dict[int | str, _LevelCost] = {}
-        if self._any_layer is None:
-            self._costs[0] = self._costs["full"] = _LevelCost(model, 0)
-            return
-        for level, name in enumerate(level_names(model)):
-            with at_level(model, level):
-                self._costs[level] = self._costs[name] = _LevelCost(model, level)
+        self._model = unwrapped(model)
+        self._rows: dict[tuple, Pass] = {}
+        self._sentences: list[_SentenceCost] = []
+        if is_translation_model(self._model):
+            for level in range(num_levels(self._model)):
+                with at_level(self._model, level):
+                    self._sentences.append(_SentenceCost(self._model))
 
-    def forward_flops(
-        self, batch_size: int, source_length: int, target_length: int, level: int | str | None = None
-    ) -> int:
-        """Operations of one forward pass over a batch, padding included.
+    def forward_flops(self, inputs: dict, level: int | str | None = None) -> int:
+        """Count the operations of one forward pass over a batch, padding included.
 
         Args:
-            batch_size (`int`): sentence pairs.
-            source_length (`int`): tokens in each of the batch's source rows.
-            target_length (`int`): tokens in each of its target rows.
-            level (`int` or `str`, *optional*): the level of a partitioned model; by default the live one. An
-                unpartitioned model is its own full level, the only one.
+            inputs (`dict`): the keyword arguments of the model's `forward`. Of a translation model the sizes of
+                `input_ids`, `(batch, source)`, and of `decoder_input_ids` or `labels`, `(batch, target)`, are read.
+                Of any other the batch comes first in every tensor, and the first row's values are read.
+            level (`int` or `str`, *optional*): which network; by default the live one.
 
         Raises:
-            ValueError: the model has no such level.
+            ValueError: the model has no such level; the tensors do not agree on the size of the batch; or the cost
+                has another form than described above.
         """
-        return self._cost(level).forward(batch_size, source_length, target_length)
+        return self._pass(inputs, level).forward_flops()
 
-    def training_flops(
-        self, batch_size: int, source_length: int, target_length: int, level: int | str | None = None
-    ) -> int:
-        """Operations of one forward and backward pass over a batch; arguments and errors as in `forward_flops`."""
-        cost = self._cost(level)
-        shape = (batch_size, source_length, target_length)
-        return cost.forward(*shape) + cost.backward(*shape)
+    def training_flops(self, inputs: dict, level: int | str | None = None) -> int:
+        """Count those of one forward and backward pass over a batch; arguments and errors as in `forward_flops`."""
+        return self._pass(inputs, level).training_flops()
 
-    def flops_per_token(
-        self, level: int | str | None = None, source_length: int = 25, target_length: int = 25
-    ) -> float:
-        """Forward operations per target token of the network that an export of `level` is.
+    def exported_flops(self, inputs: dict, level: int | str | None = None) -> int:
+        """Count those of one forward pass of the network that an export of the level is; the rest as `forward_flops`.
 
-        One forward pass of the exported network over one sentence pair of the given lengths, teacher-forced, divided
-        by `target_length`. So the encoder's work is spread over the target tokens, and it is the same number for a
-        partitioned model and for its export: the full network counts one product with the merged weight, a core the
-        two products with its factors. Arguments and errors as in `forward_flops`.
+        It is the same number for a partitioned model and for its export: the full network has one product with the
+        merged weight, a core the two products with its factors.
         """
-        return self._cost(level).exported_forward(1, source_length, target_length) / target_length
+        return self._pass(inputs, level).exported_flops()
 
-    def _cost(self, level: int | str | None) -> "_LevelCost":
-        if level is None:
-            level = 0 if self._any_layer is None else self._any_layer.level
-        if level not in self._costs:
+    def _pass(self, inputs: dict, level: int | str | None) -> "Pass":
+        level = get_level(self._model) if level is None else resolve_level(self._model, level)
+        if self._sentences:
+            targets = inputs["decoder_input_ids"] if "decoder_input_ids" in inputs else inputs["labels"]
+            return self._sentences[level].at(*inputs["input_ids"].shape, targets.shape[1])
+        batch = _batch_size(inputs)
+        sizes = {name: tuple(value.shape[1:]) if _is_batched(value) else repr(value) for name, value in inputs.items()}
+        key = (level, *sorted(sizes.items(), key=lambda item: item[0]))
+        if key not in self._rows:
+            with at_level(self._model, level):
+                row = record(self._model, _first_row(inputs, 1))
+                if not any(known == level for known, *_ in self._rows):
+                    self._check(row, inputs)
+            self._rows[key] = row
+        return self._rows[key].times(batch)
+
+    def _check(self, row: "Pass", inputs: dict) -> None:
+        """Compare two rows with twice one."""
+        kind, expected = type(self._model).__name__, row.times(2)
+        with FlopCounterMode(display=False) as counter:
+            two = record(self._model, _first_row(inputs, 2))
+        if two != expected:
             raise ValueError(
-                f"level={level!r} is not a level of this model; write one of {', '.join(map(repr, self._costs))}."
+                f"the cost of this {kind} is not proportional to the batch, so that FlopsLedger cannot count it: one "
+                f"row runs {(row.forward, row.backward)} operations forward and backward, and two run "
+                f"{(two.forward, two.backward)}."
             )
-        return self._costs[level]
+        # Of attention PyTorch's count leaves out some kernels, and may come out lower.
+        if expected.forward_flops() < counter.get_total_flops():
+            raise ValueError(
+                f"this {kind} runs {counter.get_total_flops()} operations on two rows, of which "
+                f"{expected.forward_flops()} are products that FlopsLedger knows; it cannot count the others."
+            )
 
 
 def flops_per_token(
     model: nn.Module, level: int | str | None = None, source_length: int = 25, target_length: int = 25
 ) -> float:
-    """Forward operations per target token of one level, once exported; see `FlopsLedger.flops_per_token`.
+    """Count the forward operations per target token of the network that an export of `level` is.
+
+    One forward pass over one sentence pair of the given lengths, teacher-forced, divided by `target_length`, so that
+    the encoder's work is spread over the target tokens. Errors as in `FlopsLedger`.
 
     Example:
     ```python
     >>> flops_per_token(model, "core") / flops_per_token(model, "full")
     ```
     """
-    return FlopsLedger(model).flops_per_token(level, source_length, target_length)
+    sentence = blank_sentences(1, source_length, target_length)
+    return FlopsLedger(model).exported_flops(sentence, level) / target_length
 
 
-class _LevelCost:
-    """The closed form of one level, which must be the live one."""
+def blank_sentences(
+    batch_size: int, source_length: int, target_length: int, device: torch.device | str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """Return inputs of a translation model of these sizes that say nothing."""
+    lengths = {"input_ids": source_length, "decoder_input_ids": target_length}
+    return {name: torch.zeros(batch_size, length, dtype=torch.long, device=device) for name, length in lengths.items()}
 
-    def __init__(self, model: nn.Module, level: int):
-        self._level = level
-        probes = [_probe(model, *shape) for shape in _PROBES]
-        self._forward = _fit([probe.forward for probe in probes])
-        self._backward = _fit([probe.backward for probe in probes])
-        self._calls = self._classified([probe.calls for probe in probes])
-        check = _probe(model, *_CHECK)
-        predicted = (_evaluate(self._forward, *_CHECK), _evaluate(self._backward, *_CHECK))
-        if predicted != (check.forward, check.backward):
+
+def _is_batched(value) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0
+
+
+def _batch_size(inputs: dict) -> int:
+    sizes = {name: len(value) for name, value in inputs.items() if _is_batched(value)}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"inputs hold tensors with first sizes {sizes}; give at least one tensor, and in all of them the batch "
+            "first."
+        )
+    return next(iter(sizes.values()))
+
+
+def _first_row(inputs: dict, number: int) -> dict:
+    """The first row of a batch, `number` times."""
+    return {
+        name: value[:1].detach().expand(number, *value.shape[1:]) if _is_batched(value) else value
+        for name, value in inputs.items()
+    }
+
+
+class _SentenceCost:
+    """What the live level of a translation model costs, in the number of sentences and their two lengths."""
+
+    # (batch, source, target) of the forward passes that determine the five coefficients, and of one more that checks
+    # them. All are shorter than any real sentence, so that a probe costs next to nothing beside a training step.
+    _PROBES = ((1, 2, 3), (1, 3, 2), (1, 3, 3), (1, 4, 2), (1, 2, 4))
+    _CHECK = (2, 5, 4)
+
+    def __init__(self, model: nn.Module):
+        probes = [self._probe(model, *shape) for shape in self._PROBES]
+        self._forward = self._fit([probe.forward for probe in probes])
+        self._backward = self._fit([probe.backward for probe in probes])
+        _, source, _ = self._PROBES[0]
+        self._calls = [(call, tokens == source, count) for (call, tokens), count in probes[0].calls.items()]
+        expected, found = self.at(*self._CHECK), self._probe(model, *self._CHECK)
+        if expected != found:
             raise ValueError(
-                f"the cost of this {type(model).__name__} is not a polynomial of its two lengths times the batch: at "
-                f"(batch, source, target) = {_CHECK} it runs {(check.forward, check.backward)} operations forward and "
-                f"backward, where {predicted} was expected. FlopsLedger cannot count it."
+                f"the cost of this {type(model).__name__} is not a polynomial of its two lengths times the batch, so "
+                f"that FlopsLedger cannot count it: at (batch, source, target) = {self._CHECK} it runs "
+                f"{(found.forward, found.backward)} operations forward and backward outside low-rank layers, where "
+                f"{(expected.forward, expected.backward)} were expected."
             )
 
+    def at(self, batch: int, source: int, target: int) -> "Pass":
+        forward, backward = (
+            batch * sum(c * term for c, term in zip(coefficients, self._terms(source, target), strict=True))
+            for coefficients in (self._forward, self._backward)
+        )
+        calls = Counter()
+        for call, sees_source, count in self._calls:
+            calls[call, batch * (source if sees_source else target)] += count
+        return Pass(forward, backward, calls)
+
     @staticmethod
-    def _classified(calls: list[list[tuple[LayerKind, int]]]) -> list[tuple[LayerKind, bool, int]]:
-        """Groups the calls of low-rank layers as (kind, whether it sees source tokens, number of calls)."""
-        groups: Counter[tuple[LayerKind, bool]] = Counter()
-        for same_call in zip(*calls, strict=True):
-            kind = same_call[0][0]
-            tokens = [n for _, n in same_call]
-            if tokens == [source for _, source, _ in _PROBES]:
-                groups[kind, True] += 1
-            elif tokens == [target for _, _, target in _PROBES]:
-                groups[kind, False] += 1
-            else:
-                raise ValueError(
-                    f"a low-rank layer sees {tokens} tokens for (batch, source, target) = {_PROBES}, neither the "
-                    "source nor the target; FlopsLedger cannot count it."
-                )
-        return [(kind, sees_source, count) for (kind, sees_source), count in groups.items()]
+    def _probe(model: nn.Module, *shape: int) -> "Pass":
+        device = next(model.parameters()).device
+        return record(model, {**blank_sentences(*shape, device), "use_cache": False})
 
-    def forward(self, batch: int, source: int, target: int) -> int:
-        total = _evaluate(self._forward, batch, source, target)
-        for kind, sees_source, count in self._calls:
-            total += count * kind.forward(batch * (source if sees_source else target), self._level)
-        return total
+    @staticmethod
+    def _terms(source: int, target: int) -> tuple[int, ...]:
+        return source, target, source * source, source * target, target * target
 
-    def backward(self, batch: int, source: int, target: int) -> int:
-        total = _evaluate(self._backward, batch, source, target)
-        for kind, sees_source, count in self._calls:
-            total += count * kind.backward(batch * (source if sees_source else target), self._level)
-        return total
-
-    def exported_forward(self, batch: int, source: int, target: int) -> int:
-        total = _evaluate(self._forward, batch, source, target)
-        for kind, sees_source, count in self._calls:
-            total += count * kind.exported_forward(batch * (source if sees_source else target), self._level)
-        return total
+    @classmethod
+    def _fit(cls, observed: list[int]) -> list[int]:
+        """The whole coefficients of `_terms` that give `observed` at the probes."""
+        terms = torch.tensor([cls._terms(source, target) for _, source, target in cls._PROBES], dtype=torch.float64)
+        solution = torch.linalg.solve(terms, torch.tensor(observed, dtype=torch.float64))
+        return [round(coefficient) for coefficient in solution.tolist()]
 
 
-def _probe(model: nn.Module, batch: int, source: int, target: int) -> Recorder:
-    """What one forward pass over `batch` pairs of `source` and `target` tokens runs."""
+@dataclass(frozen=True)
+class LowRankCall:
+    """The call of a low-rank layer at a level, and which gradients its backward pass forms.
+
+    Its cost is not a polynomial of the number of tokens: it follows `PartitionedRankLinear.merges`, the choice between
+    forming a weight once and paying for every token.
+    """
+
+    layer: PartitionedRankLinear = field(compare=False)
+    sizes: tuple  # what of the layer makes two calls equal
+    level: int
+    input_needs_grad: bool
+    W_needs_grad: bool
+    U_needs_grad: bool
+    V_needs_grad: bool
+
+    @classmethod
+    def of(cls, layer: PartitionedRankLinear, x: torch.Tensor) -> "LowRankCall":
+        """Return the call that is about to happen, for `x` of shape `(..., in_features)`."""
+        shares = min(layer.level + 1, len(layer.ranks))
+        return cls(
+            layer,
+            (layer.in_features, layer.out_features, layer.ranks),
+            layer.level,
+            x.requires_grad,
+            layer.level == len(layer.ranks) and layer.weight.requires_grad,
+            any(share.requires_grad for share in list(layer.U)[:shares]),
+            any(share.requires_grad for share in list(layer.V)[:shares]),
+        )
+
+    @property
+    def _is_full(self) -> bool:
+        return self.level == len(self.layer.ranks)
+
+    @property
+    def _rank(self) -> int:
+        return self.layer.ranks[min(self.level, len(self.layer.ranks) - 1)]
+
+    def forward(self, tokens: int) -> int:
+        """Operations of the layer's forward pass over `tokens` tokens."""
+        layer = self.layer
+        dense = 2 * tokens * layer.in_features * layer.out_features
+        if layer.merges(tokens, self.level):
+            return dense + 2 * self._rank * layer.in_features * layer.out_features
+        return 2 * tokens * self._rank * (layer.in_features + layer.out_features) + self._is_full * dense
+
+    def backward(self, tokens: int) -> int:
+        """Those of its backward pass."""
+        layer = self.layer
+        dense = 2 * tokens * layer.in_features * layer.out_features
+        factors_need_grad = self.U_needs_grad + self.V_needs_grad
+        if layer.merges(tokens, self.level):
+            weight_needs_grad = bool(factors_need_grad) or self.W_needs_grad
+            form = 2 * self._rank * layer.in_features * layer.out_features
+            return dense * (self.input_needs_grad + weight_needs_grad) + form * factors_need_grad
+        hidden_needs_grad = self.input_needs_grad or self.U_needs_grad
+        total = 2 * tokens * self._rank * layer.in_features * (self.input_needs_grad + self.U_needs_grad)
+        total += 2 * tokens * self._rank * layer.out_features * (hidden_needs_grad + self.V_needs_grad)
+        return total + self._is_full * dense * (self.input_needs_grad + self.W_needs_grad)
+
+    def exported_forward(self, tokens: int) -> int:
+        """Those of the forward pass of the layer that an export of the level holds."""
+        layer = self.layer
+        if self._is_full:
+            return 2 * tokens * layer.in_features * layer.out_features
+        return 2 * tokens * self._rank * (layer.in_features + layer.out_features)
+
+
+@dataclass
+class Pass:
+    """What one forward pass runs, and what its backward pass will run.
+
+    Attributes:
+        forward: operations of the products outside low-rank layers.
+        backward: those of their backward pass: a product of the same size for each operand that requires a gradient.
+        calls: how often low-rank layers are called, by the call and the number of tokens that it sees.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    calls: Counter[tuple[LowRankCall, int]] = field(default_factory=Counter)
+
+    def times(self, batch: int) -> "Pass":
+        """Return the pass over so many rows for each one of this."""
+        calls = Counter({(call, batch * tokens): count for (call, tokens), count in self.calls.items()})
+        return Pass(batch * self.forward, batch * self.backward, calls)
+
+    def _of_calls(self, flops: Callable[[LowRankCall, int], int]) -> int:
+        return sum(count * flops(call, tokens) for (call, tokens), count in self.calls.items())
+
+    def forward_flops(self) -> int:
+        """Operations of the whole forward pass."""
+        return self.forward + self._of_calls(LowRankCall.forward)
+
+    def training_flops(self) -> int:
+        """Those of both passes."""
+        return self.forward_flops() + self.backward + self._of_calls(LowRankCall.backward)
+
+    def exported_flops(self) -> int:
+        """Those of the forward pass of the exported network."""
+        return self.forward + self._of_calls(LowRankCall.exported_forward)
+
+
+class _Recorder(TorchFunctionMode):
+    """Adds up the products outside low-rank layers, and the calls of these, into `found`.
+
+    It works above autograd, where it can be seen which operands require a gradient. Layers that are narrower in the
+    core run ordinary products with the weight of their level.
+    """
+
+    _MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm, torch.Tensor.bmm)
+    _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+
+    def __init__(self):
+        super().__init__()
+        self.found = Pass()
+        self._inside_layer = False
+
+    def enter_layer(self, layer: PartitionedRankLinear, args: tuple) -> None:
+        """Count the call, as a hook before a low-rank layer's forward."""
+        (x,) = args
+        self.found.calls[LowRankCall.of(layer, x), math.prod(x.shape[:-1])] += 1
+        self._inside_layer = True
+
+    def leave_layer(self, *_) -> None:
+        """Go on counting products, as a hook after it."""
+        self._inside_layer = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self._inside_layer:
+            return result
+        if func is F.linear:
+            x, weight = args[0], args[1] if len(args) > 1 else kwargs["weight"]
+            self._add(2 * x.numel() * weight.shape[0], x.requires_grad, weight.requires_grad)
+        elif func in self._CONVOLUTIONS:
+            x, weight = args[0], args[1] if len(args) > 1 else kwargs["weight"]
+            # Every number of the output is a product with one filter, of shape (input channels of its group, kernel);
+            # zeros of the padding are multiplied like any other number.
+            self._add(2 * result.numel() * math.prod(weight.shape[1:]), x.requires_grad, weight.requires_grad)
+        elif func in self._MATMULS:
+            left, right = args
+            self._add(2 * result.numel() * left.shape[-1], left.requires_grad, right.requires_grad)
+        elif func is F.scaled_dot_product_attention:
+            query, key, value = args[:3]
+            bias = kwargs.get("attn_mask")
+            scores_need_grad = query.requires_grad or key.requires_grad
+            self._add(2 * query.numel() * key.shape[-2], query.requires_grad, key.requires_grad)
+            scores_need_grad = scores_need_grad or (bias is not None and bias.requires_grad)
+            self._add(2 * result.numel() * key.shape[-2], scores_need_grad, value.requires_grad)
+        return result
+
+    def _add(self, flops: int, left_needs_grad: bool, right_needs_grad: bool) -> None:
+        self.found.forward += flops
+        if torch.is_grad_enabled():
+            self.found.backward += flops * (left_needs_grad + right_needs_grad)
+
+
+def record(model: nn.Module, inputs: dict) -> Pass:
+    """Run one forward pass, without a trace in the model or the random state, and return what it ran.
+
+    Args:
+        model: in any mode and at any level; the live one is run, in eval mode.
+        inputs: the keyword arguments of its `forward`.
+    """
+    recorder = _Recorder()
+    hooks = []
+    for layer in partitioned_layers(model).values():
+        if isinstance(layer, PartitionedRankLinear):
+            hooks.append(layer.register_forward_pre_hook(recorder.enter_layer))
+            hooks.append(layer.register_forward_hook(recorder.leave_layer, always_call=True))
     device = next(model.parameters()).device
-    ids = {
-        "input_ids": torch.zeros(batch, source, dtype=torch.long, device=device),
-        "decoder_input_ids": torch.zeros(batch, target, dtype=torch.long, device=device),
-    }
-    # transformers 4 draws which layers to drop also where none is dropped.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return record(model, {**ids, "use_cache": False})
+    # A model may draw in eval mode too: that of transformers 4 which layers to drop, also where none is dropped.
+    kept_state = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    try:
+        with kept_state, _in_eval_mode(model), torch.enable_grad(), recorder:
+            model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return recorder.found
 
 
-def _terms(source: int, target: int) -> tuple[int, ...]:
-    return source, target, source * source, source * target, target * target
-
-
-def _fit(observed: list[int]) -> list[int]:
-    """The whole coefficients of `_terms` that give `observed` at `_PROBES`."""
-    terms = torch.tensor([_terms(source, target) for _, source, target in _PROBES], dtype=torch.float64)
-    solution = torch.linalg.solve(terms, torch.tensor(observed, dtype=torch.float64))
-    return [round(coefficient) for coefficient in solution.tolist()]
-
-
-def _evaluate(coefficients: list[int], batch: int, source: int, target: int) -> int:
-    return batch * sum(c * term for c, term in zip(coefficients, _terms(source, target), strict=True))
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout, so nothing is drawn from the random state, and no batch statistics; each module keeps its mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

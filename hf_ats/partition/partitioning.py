@@ -8,7 +8,7 @@ from torch import nn
 
 from ..remote_code.attention_ats import allow_narrow_keys_, check_attention
 from .config import ADAPTER, PartitionConfig
-from .network import _unwrapped, is_partitioned, partition_config
+from .levels import find_partition, is_partitioned, unwrapped
 from .presets import find_targets, longest_match
 from .rank import PartitionedRankLinear
 from .width_plan import narrowed_attentions, plan_width
@@ -61,16 +61,21 @@ def partition_with_factors_(model: nn.Module, config: PartitionConfig, factors: 
     return _replace_layers(model, config, fill=True, factors=factors)
 
 
-def partition_structure_(model: nn.Module, config: PartitionConfig) -> nn.Module:
-    """`partition_` without the start of the shares: they are left for `load_state_dict` to fill."""
-    return _replace_layers(model, config, fill=False)
+def partition_structure_(model: nn.Module, config: PartitionConfig | None) -> nn.Module:
+    """Partition without the start of the shares: they are left for `load_state_dict` to fill.
+
+    Args:
+        model: as for `partition_`.
+        config: as for `partition_`, or None, which leaves the model as it is.
+    """
+    return model if config is None else _replace_layers(model, config, fill=False)
 
 
 def _replace_layers(
     model: nn.Module, config: PartitionConfig, fill: bool, factors: Factors | None = None
 ) -> nn.Module:
     if is_partitioned(model):
-        partition = getattr(_unwrapped(model), "_ats_partition", None) or "levels of its own"
+        partition = find_partition(model) or "levels of its own"
         raise ValueError(
             f"this {type(model).__name__} is partitioned already, with {partition}; start from the unpartitioned "
             "model, or go on with this one."
@@ -151,11 +156,11 @@ def _restore_config(stock: type, fields: dict):
 
 
 def stock_config(model: nn.Module):
-    """A copy of a partitioned Transformers model's config as its stock class wrote it, without the partition."""
-    partition_config(model)
-    model_config = copy.deepcopy(_unwrapped(model).config)
-    model_config.__class__ = type(model_config).__mro__[1]
-    delattr(model_config, _CONFIG_FIELD)
+    """Return a copy of a Transformers model's config as its stock class wrote it, without a partition."""
+    model_config = copy.deepcopy(unwrapped(model).config)
+    if hasattr(model_config, _CONFIG_FIELD):
+        model_config.__class__ = type(model_config).__mro__[1]
+        delattr(model_config, _CONFIG_FIELD)
     return model_config
 
 

@@ -156,6 +156,15 @@ def find_roles(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.
     return roles
 
 
+def is_translation_model(model: nn.Module) -> bool:
+    """Whether the model is an encoder-decoder of Transformers that writes text from text."""
+    return (
+        getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        and getattr(model, "main_input_name", None) == "input_ids"
+        and model.can_generate()
+    )
+
+
 def _model_type(model: nn.Module) -> str | None:
     return getattr(getattr(model, "config", None), "model_type", None)
 

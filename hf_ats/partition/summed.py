@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .layers import PartitionedLayer
-from .network import is_partitioned
+from .levels import is_partitioned
 
 
 @dataclass

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..partition import names_of_levels
+from ..partition import names_of_levels, sort_levels
 from .results import read_results
 from .tables import align, number, settings, unique
 
@@ -67,8 +67,7 @@ def render_comparison(
 def _table_of_runs(groups: list[list[dict]]) -> str:
     """A row for each group of runs that differ in their seed alone; a column for each score of each level."""
     several_seeds = any(len(group) > 1 for group in groups)
-    names = unique(name for group in groups for run in group for name in run["levels"])
-    names.sort(key=lambda name: (name == "full", name != "core", name))
+    names = sort_levels(name for group in groups for run in group for name in run["levels"])
     rows = []
     for group in groups:
         ratio = next(iter(_ratios(group[0]).values()), "-")

@@ -3,10 +3,10 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .tables import unique
+from ..partition import sort_levels
 
 # The colours of Okabe and Ito, which the colour-blind tell apart; both ends of a ladder keep theirs in every picture.
 _END_COLORS = {"full": "#0072B2", "core": "#D55E00"}
@@ -45,14 +45,9 @@ def training_panels(log_history: Sequence[dict], task: str = "translation") -> l
     for title, unit, key in _LOGGED:
         series = _series(log_history, key)
         if series:
-            ordered = {level: series[level] for level in order_levels(series)}
+            ordered = {level: series[level] for level in sort_levels(series)}
             panels.append(Panel(title, unit or _LOSS_UNITS[task], ordered))
     return panels
-
-
-def order_levels(names: Iterable[str]) -> list[str]:
-    """The different names of levels, from the smallest core to the full network."""
-    return sorted(unique(names), key=lambda name: (name == "full", name != "core", len(name), name))
 
 
 def level_colors(names: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .curves import level_colors, order_levels, training_panels
+from ..partition import sort_levels
+from .curves import level_colors, training_panels
 from .page_curves import HEIGHT, WIDTH, lay_out
 from .page_figures import Fact, figure_rows, headline, scoring_facts, task_of
 from .page_samples import mark_sample
@@ -71,7 +72,7 @@ def render_report_page(results: dict, log_history: list[dict], title: str) -> st
     panels = training_panels(log_history, task_of(results))
     last_step = max((step for panel in panels for points in panel.series.values() for step, _ in points), default=0)
     samples = [(sample, mark_sample(sample)) for sample in results.get("samples") or []]
-    names = order_levels(
+    names = sort_levels(
         [
             *results["levels"],
             *(level for panel in panels for level in panel.series),

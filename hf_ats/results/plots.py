@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .curves import MANY_POINTS, level_colors, order_levels, running_mean, training_panels
+from ..partition import sort_levels
+from .curves import MANY_POINTS, level_colors, running_mean, training_panels
 
 
 def plot_training(
@@ -40,7 +41,7 @@ def plot_training(
             f"log_history has {len(log_history)} entries and none of loss_<level> or eval_<level>_...; train with "
             "logging_steps or eval_strategy set so that there is something to draw."
         )
-    colors = level_colors(order_levels(level for panel in panels for level in panel.series))
+    colors = level_colors(sort_levels(level for panel in panels for level in panel.series))
 
     # A figure and canvas of their own: pyplot would choose a window system and change what a notebook draws.
     rows, columns = (2, 2) if len(panels) == 4 else (1, len(panels))

@@ -8,7 +8,6 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..checkpoint import check_replaceable, export_level
 from ..evaluation import decoding_settings, encode_sentences, measure_networks, sample_translations
-from ..partition import is_partitioned, partition_config
 from ..remote_code.pipeline_ats import language_codes
 from ..results import (
     build_results,
@@ -143,7 +142,7 @@ def report_trained(
         levels=levels,
         seed=args.seed,
         model={"name": model.name_or_path, "class": type(model).__name__, **(model_facts or {})},
-        partition=partition_config(model).to_dict() if is_partitioned(model) else None,
+        partition=next(iter(exports.values())).partition,
         data={
             "source_lang": source_lang,
             "target_lang": target_lang,

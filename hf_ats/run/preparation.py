@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoint import check_core_class, longest_input
 from ..data import TokenBudgetBatchSampler, load_corpus, sequence_lengths, tokenize_corpus
 from ..evaluation import decoding_settings
-from ..partition import is_partitioned, num_levels
+from ..partition import num_levels
 from ..results import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainingArguments, refuse_another_partition, trained_levels
 from .flags import CardArguments, DataArguments, ModelArguments
@@ -111,7 +111,7 @@ def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokeniz
         ValueError: there is no core class for the model, the checkpoint to go on from is of another partition,
             translations may be longer than the model's positions, or a sentence is over the budget of tokens.
     """
-    levels = num_levels(model) if is_partitioned(model) else 1
+    levels = num_levels(model)
     if trained_levels(args.schedule, levels) != [levels - 1]:
         check_core_class(model)
     if args.resume_from_checkpoint is not None:

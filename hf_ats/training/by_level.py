@@ -7,7 +7,7 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..partition import BatchFlopsLedger, FlopsLedger
+from ..partition import FlopsLedger, is_translation_model, layers_at_level
 from .loss import token_losses
 from .refusals import refuse_unsharded_evaluation
 from .schedules import kinds_of_steps
@@ -22,7 +22,7 @@ _UNCOUNTABLE = (ValueError, TypeError, AttributeError, IndexError, KeyError, Run
 class ReportsByLevel:
     """The half of the trainers' mixin that logs, evaluates and counts by level; the other half trains.
 
-    It uses what the other half takes hold of: `level_names`, `trained_levels`, `levels_at_step`, `_live`.
+    It uses what the other half takes hold of: `level_names`, `trained_levels`, `levels_at_step`, `_layers`.
     """
 
     def __init__(self, *positional, **keywords):
@@ -30,7 +30,7 @@ class ReportsByLevel:
         self._counts: dict[str, int] = defaultdict(int)
         self._last_norm_step: int | None = None
         self._evaluated = torch.zeros(2, dtype=torch.float64)  # the sum of token losses, and the number of tokens
-        self._ledger: FlopsLedger | BatchFlopsLedger | bool | None = None
+        self._ledger: FlopsLedger | bool | None = None
         super().__init__(*positional, **keywords)
 
     def _forget_losses(self) -> None:
@@ -92,7 +92,7 @@ class ReportsByLevel:
             # processes, and only the first: its loop resets the function at its end.
             self.gather_function = self.accelerator.gather_for_metrics
             self._evaluated = torch.zeros(2, dtype=torch.float64)
-            with self._live(level):
+            with layers_at_level(self._layers, level):
                 output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, prefix)
             metrics.update(output.metrics)
             loss, tokens = self._evaluated.tolist()
@@ -137,17 +137,12 @@ class ReportsByLevel:
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of the forward and backward pass that this micro-batch ran, at the levels of its step.
 
-        Exact, by `FlopsLedger` for translation models and `BatchFlopsLedger` for others. Where these cannot count a
-        model, and under FSDP for others than translation models, Transformers' estimate: 6 for each token and each
-        parameter of the level outside the embeddings.
+        Exact, by `FlopsLedger`. Where that cannot count a model, and under FSDP for others than translation models,
+        Transformers' estimate: 6 for each token and each parameter of the level outside the embeddings.
         """
         levels = self.levels_at_step(self.state.global_step)
         if self._ledger is None:
-            self._flops_ledger()
-        if self._ledger and self._counts_flops:
-            batch_size, source_length = inputs["input_ids"].shape
-            shape = (batch_size, source_length, inputs["labels"].shape[1])
-            return sum(self._ledger.training_flops(*shape, level) for level in levels)
+            self._make_ledger()
         if self._ledger:
             try:
                 return sum(self._ledger.training_flops(dict(inputs), level) for level in levels)
@@ -155,11 +150,11 @@ class ReportsByLevel:
                 self._estimate_flops(error)
         return sum(self._estimated_flops(inputs, level) for level in levels)
 
-    def _flops_ledger(self) -> None:
-        """Makes the ledger, or False in its place where there can be none."""
-        if not self._counts_flops:
+    def _make_ledger(self) -> None:
+        """Make the ledger, or False in its place where there can be none."""
+        if self.is_fsdp_enabled and not is_translation_model(self.model):
             # A probe of a sharded model gathers it, for which the processes would have to see the same shapes.
-            self._ledger = not self.is_fsdp_enabled and BatchFlopsLedger(self.model)
+            self._ledger = False
             return
         try:
             self._ledger = FlopsLedger(self.model)

@@ -169,7 +169,7 @@ def refuse_unpublishable(trainer) -> None:
     Raises:
         ValueError: the trainer's model translates nothing.
     """
-    from .trainer import is_translation_model
+    from ..partition import is_translation_model
 
     if not is_translation_model(trainer.model):
         raise ValueError(

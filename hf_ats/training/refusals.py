@@ -10,8 +10,8 @@ from transformers.utils import CONFIG_NAME, strtobool
 from ..partition import (
     PartitionedLinear,
     PartitionedRankLinear,
+    find_partition,
     is_partitioned,
-    partition_config,
     partitioned_layers,
     stock_config_dict,
 )
@@ -177,7 +177,7 @@ def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
     found = stock_config_dict(stored)[1] if "ats_partition" in stored else None
-    expected = partition_config(model) if is_partitioned(model) else None
+    expected = find_partition(model)
     # The start of the factors is the past of a checkpoint, not part of its shape.
     if _shape(found) != _shape(expected):
         raise ValueError(

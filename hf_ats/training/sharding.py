@@ -18,14 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..partition import (
-    is_partitioned,
-    partition_config,
-    partition_structure_,
-    partitioned_layers,
-    stock_config,
-    tie_as_,
-)
+from ..partition import find_partition, partition_structure_, partitioned_layers, stock_config, tie_as_
 
 if TYPE_CHECKING:  # inference does without accelerate, and imports this too
     from accelerate import Accelerator
@@ -137,13 +130,10 @@ def gathered_copy(model: nn.Module, accelerator: "Accelerator", model_class: typ
     state = accelerator.get_state_dict(model)
     if not accelerator.is_main_process:
         return None
-    partition = partition_config(model) if is_partitioned(model) else None
-    config = copy.deepcopy(model.config) if partition is None else stock_config(model)
     # Building draws random numbers for weights that are replaced below, and training may go on.
     with torch.random.fork_rng(devices=[]):
-        whole_model = model_class(config)
-    if partition is not None:
-        partition_structure_(whole_model, partition)
+        whole_model = model_class(stock_config(model))
+    partition_structure_(whole_model, find_partition(model))
     whole_model.load_state_dict(state, assign=True)
     tie_as_(whole_model, model)
     whole_model.generation_config = copy.deepcopy(model.generation_config)

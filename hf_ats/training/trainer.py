@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerCallback
 
 from ..data import TokenBudgetBatchSampler, decoder_inputs, sequence_lengths
-from ..partition import is_partitioned, level_names, parameters_at_level, partitioned_layers
+from ..partition import is_translation_model, layers_at_level, level_names, parameters_at_level, partitioned_layers
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .by_level import ReportsByLevel
 from .learning_rate import inverse_sqrt_schedule
@@ -47,17 +47,17 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
         """Takes hold of what the steps need of a model: its levels, its layers, its loss."""
         refuse_unpartitioned(model, self.args.schedule)
         freeze_constants_(model)
-        self.level_names = level_names(model) if is_partitioned(model) else ["full"]
+        self.level_names = level_names(model)
         self.trained_levels = trained_levels(self.args.schedule, len(self.level_names))
         self._full = len(self.level_names) - 1
         self._layers = list(partitioned_layers(model).values())
-        self._parameters = self._parameters_by_level(model)
+        self._parameters = [list(parameters_at_level(model, level).values()) for level in range(len(self.level_names))]
         self._level_sizes = [sum(parameter.numel() for parameter in level) for level in self._parameters]
         # A batch normalization of a core takes no part in the full network.
         self._full_has_all = len(self._parameters[-1]) == len(list(model.parameters()))
         self._ledger = None
-        self._counts_flops = is_translation_model(model)
-        self._has_token_loss = is_translation_model(model) and self.compute_loss_func is None
+        self._translates = is_translation_model(model)
+        self._has_token_loss = self._translates and self.compute_loss_func is None
         if self._has_token_loss:
             self.compute_loss_func = partial(
                 label_smoothed_cross_entropy, label_smoothing=self.args.label_smoothing_factor
@@ -66,11 +66,6 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
             # The Trainer takes any `**kwargs` for a sign that the loss is divided by `num_items_in_batch`, which a
             # module that only lets them pass would break law 8 with.
             self.model_accepts_loss_kwargs = False
-
-    def _parameters_by_level(self, model: nn.Module) -> list[list[nn.Parameter]]:
-        if not self._layers:
-            return [list(model.parameters())]
-        return [list(parameters_at_level(model, level).values()) for level in range(len(self.level_names))]
 
     def call_model_init(self, trial=None):
         """As the Trainer's, for every run that `model_init` starts afresh."""
@@ -118,8 +113,8 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
     def create_optimizer(self, *positional, **keywords):
         """As the Trainer's; under FSDP the model is made ready before, since the optimizer holds what is sharded."""
         if self.is_fsdp_enabled:
-            if self._counts_flops:
-                self._flops_ledger()  # it runs the model, which would gather it
+            if is_translation_model(self.model):
+                self._make_ledger()  # it runs the model, which would gather it
             self._parameters = []  # which would keep the whole model in memory
             if not is_sharded(self.model):
                 self._model_class = type(self.model)
@@ -141,7 +136,7 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
             # Under FSDP, leaving this `no_sync` would end that of the Trainer around a micro-batch before the last.
             unreduced = level != reduced_in_backward and (syncs or not self.is_fsdp_enabled)
             reduction = self.accelerator.no_sync(model) if unreduced else contextlib.nullcontext()
-            with self._live(level), reduction:
+            with layers_at_level(self._layers, level), reduction:
                 losses.append(super().training_step(model, dict(inputs), num_items_in_batch))
         if self.args.world_size > 1 and syncs and levels[-1] != reduced_in_backward:
             all_reduce_gradients(dict.fromkeys(p for level in levels for p in self._parameters[level]))
@@ -156,21 +151,9 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
         shared = [buffer for buffer in self.model.buffers() if id(buffer) not in of_layers]
         return shared + [buffer for level in levels for layer in self._layers for buffer in layer.buffers_at(level)]
 
-    @contextlib.contextmanager
-    def _live(self, level: int):
-        """`at_level` over the layers found once, so that a step does not search the model for them."""
-        before = [layer.level for layer in self._layers]
-        for layer in self._layers:
-            layer.level = level
-        try:
-            yield
-        finally:
-            for layer, previous in zip(self._layers, before, strict=True):
-                layer.level = previous
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As the Trainer's, with the decoder's input made from the labels where a collator left it out."""
-        if self._counts_flops:
+        if self._translates:
             inputs = self._with_decoder_inputs(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -203,22 +186,12 @@ class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        if not (self.is_fsdp_enabled and self._layers):
+        if not self.is_fsdp_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
         # PyTorch then expects a state for all that may have a gradient, and what no step trains has none.
         trained = parameters_at_level(self.model, self.trained_levels[-1])
         with frozen(parameter for name, parameter in self.model.named_parameters() if name not in trained):
             return super()._load_optimizer_and_scheduler(checkpoint)
-
-
-def is_translation_model(model: nn.Module) -> bool:
-    """Whether the model is an encoder-decoder of Transformers that writes text from text."""
-    return (
-        isinstance(model, PreTrainedModel)
-        and model.config.is_encoder_decoder
-        and model.can_generate()
-        and model.main_input_name == "input_ids"
-    )
 
 
 def freeze_constants_(model: nn.Module) -> None:

@@ -32,7 +32,6 @@ from hf_ats.checkpoint import (
     export_adapter,
     export_core,
     export_full,
-    export_stock,
     load_partitioned,
 )
 from hf_ats.checkpoint.files import save_network
@@ -278,7 +277,7 @@ def test_an_export_is_exactly_these_files_and_reports_them(export, partition, to
     model = partitioned("marian", partition)
     directory = tmp_path / "new" / "out"
     if partition == "width ladder" and export == "adapter":
-        with pytest.raises(ValueError, match=r"this MarianMTModel is partitioned by width.*export_core and export_fu"):
+        with pytest.raises(ValueError, match=r"this MarianMTModel is partitioned by width.*export_full or export_co"):
             export_adapter(model, directory, tokenizer=tokenizer)
         assert not directory.parent.exists()
         return
@@ -463,10 +462,15 @@ def test_a_model_that_only_decodes_exports_its_full_network_and_its_dense_core(t
 # What is refused
 
 
-@pytest.mark.parametrize("export", [export_full, export_core, export_adapter])
-def test_an_unpartitioned_model_is_refused(export, tmp_path):
-    with pytest.raises(ValueError, match=rf"{export.__name__} needs a partitioned model.*MarianMTModel.*partition_\("):
+@pytest.mark.parametrize("export", [export_core, export_adapter])
+def test_an_unpartitioned_model_has_no_core(export, tmp_path):
+    with pytest.raises(ValueError, match=r"MarianMTModel.* not partitioned.*partition_\("):
         export(tiny_model("marian"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("export", [export_full, export_core, export_adapter])
+def test_a_module_that_is_none_of_transformers_is_refused(export, tmp_path):
     with pytest.raises(TypeError, match=r"Linear is not one of its models.*stock_state"):
         export(nn.Linear(2, 2), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -477,7 +481,7 @@ def test_an_unpartitioned_model_is_written_with_the_same_care(family, tmp_path, 
     model = tiny_model(family)
     model.generation_config.max_new_tokens = 7
     expected = logits(model, probe_batch(model))
-    report = export_stock(model.train(), tmp_path / "full", tokenizer=trained_tokenizer(tmp_path / "tokenizer"))
+    report = export_full(model.train(), tmp_path / "full", tokenizer=trained_tokenizer(tmp_path / "tokenizer"))
     assert model.training
     assert files(tmp_path / "full") >= FILES["full"] and ExportReport.read(tmp_path / "full") == report
     assert (report.kind, report.level, report.partition) == ("full", "full", None)
@@ -485,10 +489,10 @@ def test_an_unpartitioned_model_is_written_with_the_same_care(family, tmp_path, 
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "full")
     assert type(loaded) is type(model) and loaded.generation_config.max_new_tokens == 7
     torch.testing.assert_close(logits(loaded.eval(), probe_batch(model)), expected)
-    export_stock(model, tmp_path / "full")
+    export_full(model, tmp_path / "full")
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"notes\.txt"):
-        export_stock(model, tmp_path / "full")
+        export_full(model, tmp_path / "full")
     save = type(model).save_pretrained
 
     def save_another(model, directory):
@@ -496,13 +500,8 @@ def test_an_unpartitioned_model_is_written_with_the_same_care(family, tmp_path, 
 
     monkeypatch.setattr(type(model), "save_pretrained", save_another)
     with pytest.raises(RuntimeError, match="does not compute what the model computes at level 'full'"):
-        export_stock(model, tmp_path / "other")
+        export_full(model, tmp_path / "other")
     assert not (tmp_path / "other").exists()
-
-
-def test_a_partitioned_model_is_no_stock_one(tmp_path):
-    with pytest.raises(ValueError, match=r"this MarianMTModel is partitioned; write export_full"):
-        export_stock(partitioned("marian"), tmp_path / "full")
 
 
 @pytest.mark.parametrize("level", ["full", 2])

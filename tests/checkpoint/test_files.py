@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-from hf_ats.checkpoint import export_core, export_full, export_stock
+from hf_ats.checkpoint import export_core, export_full
 from hf_ats.checkpoint.files import save_tokenizer
 from hf_ats.partition import PartitionConfig, at_level, partition_
 from tests.support.checkpoints import GERMAN, logits
@@ -52,7 +52,7 @@ def test_a_t5_without_scaled_states_says_so_as_version_4_does(family, export, tm
 def test_other_networks_are_written_as_transformers_writes_them(family, tmp_path):
     model = tiny_model(family)
     model.save_pretrained(tmp_path / "stock")
-    export_stock(model, tmp_path / "export")
+    export_full(model, tmp_path / "export")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "export" / name).read_bytes() == (tmp_path / "stock" / name).read_bytes()
     assert written(tmp_path / "export")[0].get("tie_word_embeddings", True) is True
@@ -61,10 +61,10 @@ def test_other_networks_are_written_as_transformers_writes_them(family, tmp_path
 def test_writing_leaves_the_network_as_it_was(tmp_path):
     model = tiny_model("mt5")
     before = logits(model, probe_batch(model))
-    export_stock(model, tmp_path / "first")
+    export_full(model, tmp_path / "first")
     assert model.config.tie_word_embeddings == tiny_config("mt5").tie_word_embeddings
     assert torch.equal(logits(model, probe_batch(model)), before)
-    export_stock(model, tmp_path / "second")
+    export_full(model, tmp_path / "second")
     assert written(tmp_path / "first") == written(tmp_path / "second")
 
 

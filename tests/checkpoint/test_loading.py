@@ -18,11 +18,11 @@ from hf_ats.checkpoint import (
 from hf_ats.partition import (
     PartitionConfig,
     at_level,
+    find_partition,
     get_level,
     level_names,
     num_levels,
     partition_,
-    partition_config,
     partitioned_layers,
     set_level,
 )
@@ -33,7 +33,7 @@ from tests.support.models import FAMILIES, partitioned, probe_batch, tiny_model
 def assert_equal_models(loaded, model) -> None:
     """Same class, partition and tied parameters; every tensor and the logits of every level bitwise the same."""
     assert type(loaded) is type(model)
-    assert partition_config(loaded) == partition_config(model)
+    assert find_partition(loaded) == find_partition(model)
     assert {name: repr(layer) for name, layer in partitioned_layers(loaded).items()} == {
         name: repr(layer) for name, layer in partitioned_layers(model).items()
     }

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForImageClassification, ResNetConf
 from examples.image_classification import CifarResNetConfig, CifarResNetForImageClassification
 from examples.image_classification.preparation import image_processor
 from hf_ats import export_core, export_full, load_partitioned
-from hf_ats.checkpoint import export_stock
 from hf_ats.partition import at_level
 from tests.support.checkpoints import TRANSFORMERS_4, run_elsewhere
 from tests.support.images import partitioned_resnet, tiny_resnet
@@ -82,7 +81,7 @@ def exports(tmp_path_factory):
     reports = {
         "full": export_full(model, folder / "full", tokenizer=processor),
         "core": export_core(model, folder / "core", tokenizer=processor),
-        "plain": export_stock(plain, folder / "plain", tokenizer=processor),
+        "plain": export_full(plain, folder / "plain", tokenizer=processor),
     }
     logits = {"plain": plain(images).logits}
     for level in ("full", "core"):

@@ -21,7 +21,7 @@ from examples.image_classification import (
     image_cross_entropy,
     sgd,
 )
-from hf_ats.partition import BatchFlopsLedger, at_level, level_names, parameters_at_level, set_level
+from hf_ats.partition import FlopsLedger, at_level, level_names, parameters_at_level, set_level
 from hf_ats.training import levels_at_step
 from tests.support.images import image_trainer, labelled_images, partitioned_resnet, tiny_resnet
 from tests.support.laws import assert_close_named, assert_moved, assert_same_weights, assert_still, snapshot
@@ -206,7 +206,7 @@ def test_the_trainer_counts_what_each_level_runs(tmp_path):
         trainer = image_trainer(partitioned_resnet(), tmp_path, schedule=schedule, max_steps=2)
         trainer.train()
         totals[schedule] = trainer.state.total_flos
-    ledger, batch = BatchFlopsLedger(partitioned_resnet()), {"pixel_values": torch.zeros(8, 3, 8, 8)}
+    ledger, batch = FlopsLedger(partitioned_resnet()), {"pixel_values": torch.zeros(8, 3, 8, 8)}
     full, core = (ledger.training_flops(batch, level) for level in ("full", "core"))
     assert core < full
     assert totals == {"full": 2 * full, "core": 2 * core, "alternating": full + core, "slimmable": 2 * (full + core)}
@@ -214,7 +214,7 @@ def test_the_trainer_counts_what_each_level_runs(tmp_path):
 
 def test_an_epoch_costs_what_its_schedule_runs_forward(tmp_path):
     image = {"pixel_values": torch.zeros(1, 3, 8, 8)}
-    ledger = BatchFlopsLedger(partitioned_resnet())
+    ledger = FlopsLedger(partitioned_resnet())
     full, core = (ledger.forward_flops(image, level) for level in ("full", "core"))
     # An odd number of steps still counts as many of the one as of the other.
     expected = {

@@ -14,10 +14,10 @@ from hf_ats.partition import (
     PRESETS,
     PartitionConfig,
     at_level,
+    find_partition,
     get_level,
     level_names,
     partition_,
-    partition_config,
     partition_from_adapter_,
     partitioned_layers,
 )
@@ -92,7 +92,7 @@ def test_the_full_level_computes_what_the_adapted_model_computed(family, kind, t
         torch.testing.assert_close(layer.V[0], lora.scaling["default"] * lora.lora_B["default"].weight, **EXACT)
         assert all(p.requires_grad for p in layer.parameters())
     assert ("own" in kind) == (len({layer.ranks for layer in layers.values()}) > 1)
-    config = partition_config(base)
+    config = find_partition(base)
     assert config.ranks == {name: layer.ranks[0] for name, layer in layers.items()} and config.init == "adapter"
 
 
@@ -229,7 +229,7 @@ def test_training_checkpoints_resuming_and_exports_carry_the_ranks(adapter, tmp_
     checkpoint = tmp_path / "run" / "checkpoint-2"
     assert stored_levels(checkpoint) == ["core", "full"]
     again = load_partitioned(tmp_path / "run" / "checkpoint-4")
-    assert partition_config(again) == partition_config(model)
+    assert find_partition(again) == find_partition(model)
     for name, tensor in again.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], **EXACT)
     resumed = trainer()

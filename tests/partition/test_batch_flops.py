@@ -1,4 +1,4 @@
-"""`BatchFlopsLedger` against PyTorch's own counter of the operations that run, and the paper's Table 3."""
+"""`FlopsLedger` of other models against PyTorch's own counter of what runs, and the paper's Table 3."""
 
 import re
 
@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from examples.image_classification import CifarResNetConfig, CifarResNetForImageClassification
 from hf_ats.partition import (
-    BatchFlopsLedger,
+    FlopsLedger,
     PartitionConfig,
     get_level,
     level_names,
@@ -19,7 +19,7 @@ from hf_ats.partition import (
     partitioned_layers,
     set_level,
 )
-from hf_ats.partition.operations import record
+from hf_ats.partition.flops import record
 from tests.support.images import partitioned_resnet, tiny_resnet
 from tests.support.laws import snapshot
 
@@ -39,7 +39,7 @@ def counted(model, inputs, backward: bool) -> int:
 
 
 def assert_counts_what_runs(model, inputs, ledger=None):
-    ledger = ledger or BatchFlopsLedger(model)
+    ledger = ledger or FlopsLedger(model)
     assert ledger.forward_flops(inputs) == counted(model, inputs, backward=False)
     assert ledger.training_flops(inputs) == counted(model, inputs, backward=True)
 
@@ -67,7 +67,7 @@ def test_table_3():
     model = partition_(
         CifarResNetForImageClassification(CifarResNetConfig()), PartitionConfig(method="width", ratios=[0.5])
     )
-    ledger, one = BatchFlopsLedger(model), images(1)
+    ledger, one = FlopsLedger(model), images(1)
     full, core = (ledger.forward_flops(one, level) for level in ("full", "core"))
     assert full == 2 * multiply_adds([64, 128, 256, 512])
     assert core == 2 * multiply_adds([32, 64, 128, 256])
@@ -83,7 +83,7 @@ def test_table_3():
 @pytest.mark.parametrize("ratios", [(0.5,), (0.25, 0.75)])
 def test_every_level_of_a_network_of_convolutions_counts_what_runs(ratios):
     model = partitioned_resnet(ratios)
-    ledger, found = BatchFlopsLedger(model), []
+    ledger, found = FlopsLedger(model), []
     for level in level_names(model):
         set_level(model, level)
         for inputs in (images(1, 8), images(5, 8), images(3, 9)):
@@ -98,14 +98,14 @@ def test_frozen_parameters_save_their_gradients(frozen):
     model = partitioned_resnet()
     for level in ("core", "full"):
         set_level(model, level)
-        unfrozen = BatchFlopsLedger(model).training_flops(images(2, 8))
+        unfrozen = FlopsLedger(model).training_flops(images(2, 8))
         names = [name for name, _ in model.named_parameters() if re.search(frozen, name)]
         assert names
         for name in names:
             model.get_parameter(name).requires_grad_(False)
         assert_counts_what_runs(model, images(2, 8))
         # A frozen block of a weight saves nothing while the rest of it is trained.
-        assert (BatchFlopsLedger(model).training_flops(images(2, 8)) < unfrozen) == (frozen != r"\.rows")
+        assert (FlopsLedger(model).training_flops(images(2, 8)) < unfrozen) == (frozen != r"\.rows")
         model.requires_grad_(True)
 
 
@@ -158,7 +158,7 @@ def test_low_rank_layers_follow_their_own_formula(implementation):
         return {"input_ids": ids, "attention_mask": ids}
 
     model.set_attn_implementation(implementation)
-    ledger = BatchFlopsLedger(model)
+    ledger = FlopsLedger(model)
     found = {
         (b, n, level): ledger.training_flops(rows(b, n), level) for level in range(3) for b, n in ((1, 3), (16, 21))
     }
@@ -171,7 +171,7 @@ def test_low_rank_layers_follow_their_own_formula(implementation):
 def test_labels_and_numbers_go_through():
     model = partitioned_resnet()
     inputs = {**images(4, 8), "labels": torch.tensor([0, 1, 2, 0]), "return_dict": True}
-    assert BatchFlopsLedger(model).forward_flops(inputs) == BatchFlopsLedger(model).forward_flops(images(4, 8))
+    assert FlopsLedger(model).forward_flops(inputs) == FlopsLedger(model).forward_flops(images(4, 8))
 
 
 # ---- No trace ----
@@ -184,7 +184,7 @@ def test_a_count_leaves_no_trace():
     model.resnet.encoder.stages[0].eval()
     set_level(model, "core")
     modes = [module.training for module in model.modules()]
-    inputs, ledger = images(3, 8), BatchFlopsLedger(model)
+    inputs, ledger = images(3, 8), FlopsLedger(model)
     before, state = snapshot(model.state_dict()), torch.get_rng_state()
     for level in ("core", "full"):
         ledger.training_flops(inputs, level)
@@ -199,7 +199,7 @@ def test_a_count_leaves_no_trace():
 def test_a_shape_is_counted_once():
     model, passes = partitioned_resnet(), []
     model.register_forward_hook(lambda *_: passes.append(1))
-    ledger = BatchFlopsLedger(model)
+    ledger = FlopsLedger(model)
     for batch in (1, 7, 128):
         ledger.training_flops(images(batch, 8))
     assert len(passes) == 2
@@ -219,7 +219,7 @@ def test_a_cost_of_another_form_is_refused():
             return rows @ rows.T
 
     with pytest.raises(ValueError, match="Pairs is not proportional to the batch"):
-        BatchFlopsLedger(Pairs(4, 4)).forward_flops({"x": torch.zeros(3, 4)})
+        FlopsLedger(Pairs(4, 4)).forward_flops({"x": torch.zeros(3, 4)})
 
 
 def test_products_that_it_does_not_know_are_refused():
@@ -228,20 +228,20 @@ def test_products_that_it_does_not_know_are_refused():
             return torch.einsum("bi,oi->bo", x, self.weight)
 
     with pytest.raises(ValueError, match="runs 64 operations on two rows, of which 0 are products"):
-        BatchFlopsLedger(Einsum(4, 4)).forward_flops({"x": torch.zeros(3, 4)})
+        FlopsLedger(Einsum(4, 4)).forward_flops({"x": torch.zeros(3, 4)})
 
 
 def test_inputs_without_one_batch_are_refused():
-    ledger = BatchFlopsLedger(tiny_resnet())
+    ledger = FlopsLedger(tiny_resnet())
     for inputs in ({}, {**images(3, 8), "labels": torch.zeros(2)}):
         with pytest.raises(ValueError, match="give at least one tensor, and in all of them the batch first"):
             ledger.forward_flops(inputs)
 
 
 def test_wrong_levels_are_named():
-    with pytest.raises(ValueError, match=r"level='corse' is not a level.*'core', 'full', 0, 1"):
-        BatchFlopsLedger(partitioned_resnet()).forward_flops(images(1, 8), "corse")
-    ledger = BatchFlopsLedger(tiny_resnet())
+    with pytest.raises(ValueError, match=r"level='corse' is not a level.*'core', 'full' or an integer from 0 to 1"):
+        FlopsLedger(partitioned_resnet()).forward_flops(images(1, 8), "corse")
+    ledger = FlopsLedger(tiny_resnet())
     assert ledger.forward_flops(images(1, 8)) == ledger.forward_flops(images(1, 8), "full")
-    with pytest.raises(ValueError, match=r"level='core' is not a level of this model; write one of 'full', 0\."):
+    with pytest.raises(ValueError, match=r"level='core' is not a level of this .*, which is not partitioned"):
         ledger.forward_flops(images(1, 8), "core")

@@ -12,17 +12,18 @@ from hf_ats.partition import (
     at_level,
     count_exported_parameters,
     count_parameters,
+    find_partition,
     get_level,
     is_partitioned,
     level_names,
     num_levels,
     parameters_at_level,
     partition_,
-    partition_config,
     partition_structure_,
     partitioned_layers,
     resolve_level,
     set_level,
+    sort_levels,
     stock_config,
 )
 from tests.support import reference
@@ -66,7 +67,7 @@ def test_each_level_is_the_stock_model_with_that_levels_weights(family, partitio
     model, stock = partitioned(family, partition), tiny_model(family)
     batch = probe_batch(model)
     if partition == "width ladder":
-        network = reference.by_width(snapshot(stock), partition_config(model).ratios, heads=4)
+        network = reference.by_width(snapshot(stock), find_partition(model).ratios, heads=4)
     for level in range(num_levels(model)):
         if partition == "width ladder":
             weights = reference.compose(network, reference.tied_names(stock), level)
@@ -294,12 +295,27 @@ def test_a_model_is_partitioned_once(wrapped, partition):
         partition_(model, LADDER)
 
 
-@pytest.mark.parametrize("question", [num_levels, level_names, get_level, partition_config, stock_config])
-def test_an_unpartitioned_model_has_no_levels(question):
+def test_an_unpartitioned_model_is_a_ladder_of_one_rung():
     model = tiny_model("marian")
-    assert not is_partitioned(model) and not partitioned_layers(model)
-    with pytest.raises(ValueError, match="MarianMTModel is not partitioned; call partition_"):
-        question(model)
+    assert not is_partitioned(model) and not partitioned_layers(model) and find_partition(model) is None
+    assert level_names(model) == ["full"] and num_levels(model) == 1 and get_level(model) == 0
+    parameters = dict(model.named_parameters())
+    for level in ("full", 0):
+        set_level(model, level)
+        with at_level(model, level):
+            assert get_level(model) == 0
+        assert parameters_at_level(model, level).keys() == parameters.keys()
+        assert count_parameters(model, level) == count_exported_parameters(model, level) == model.num_parameters()
+    assert stock_config(model).to_dict() == model.config.to_dict() and stock_config(model) is not model.config
+    for level in ("core", 1):
+        with pytest.raises(ValueError, match=rf"level={level!r} is not a level.*not partitioned.*Call partition_\("):
+            set_level(model, level)
+
+
+def test_the_levels_of_a_ladder_are_sorted_by_their_size():
+    names = level_names(partition_(tiny_model("marian"), PartitionConfig(ratios=[i / 20 for i in range(1, 13)])))
+    assert names[0] == "core" and names[2:11:8] == ["level2", "level10"] and names[-1] == "full"
+    assert sort_levels([*sorted(names, reverse=True), "core"]) == names
 
 
 @pytest.mark.parametrize("partition", LADDERS)
@@ -315,7 +331,7 @@ def test_a_plain_save_is_complete_and_no_stock_class_takes_it_for_its_own(family
     stored = load_file(tmp_path / "model.safetensors")
     tied = set(model.state_dict()) - set(stored)
     assert not any(name.startswith(tuple(partitioned_layers(model))) for name in tied)
-    other = partition_structure_(tiny_model(family, seed=1), partition_config(model))
+    other = partition_structure_(tiny_model(family, seed=1), find_partition(model))
     assert not other.load_state_dict(stored, strict=False).unexpected_keys
     other.tie_weights()
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
@@ -342,7 +358,7 @@ def test_a_pickle_holds_the_whole_network(partition):
     model = partitioned("marian", partition)
     other = pickle.loads(pickle.dumps(model))
     assert type(other.config) is type(model.config) and other.config.to_dict() == model.config.to_dict()
-    assert partition_config(other) == partition_of("marian", partition)
+    assert find_partition(other) == partition_of("marian", partition)
     assert all(torch.equal(p, other.get_parameter(name)) for name, p in model.named_parameters())
 
 
@@ -360,5 +376,5 @@ def test_a_copy_is_a_network_of_its_own():
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()
-    assert get_level(model) == 2 and partition_config(other) == LADDER
+    assert get_level(model) == 2 and find_partition(other) == LADDER
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())

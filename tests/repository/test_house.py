@@ -1,4 +1,4 @@
-"""The house: imports point down, each room is entered by its door, and the library knows nothing of the application."""
+"""The house: imports point down, rooms are entered by their doors, the library knows nothing of the application."""
 
 import ast
 from pathlib import Path

@@ -6,7 +6,6 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_ats.partition import (
-    BatchFlopsLedger,
     FlopsLedger,
     PartitionConfig,
     at_level,
@@ -199,12 +198,7 @@ def test_operations_are_counted_at_the_level_of_each_step(tmp_path):
         totals[schedule] = trainer.state.total_flos
     ledger, pairs = FlopsLedger(partitioned()), sentences()
     shapes = [collator(model)(pairs[start : start + 4]) for start in (0, 4)]
-    by_hand = {
-        level: [
-            ledger.training_flops(4, batch["input_ids"].shape[1], batch["labels"].shape[1], level) for batch in shapes
-        ]
-        for level in ("core", "full")
-    }
+    by_hand = {level: [ledger.training_flops(batch, level) for batch in shapes] for level in ("core", "full")}
     assert totals["full"] == sum(by_hand["full"]) and totals["core"] == sum(by_hand["core"])
     assert totals["alternating"] == by_hand["full"][0] + by_hand["core"][1]
     assert totals["slimmable"] == totals["full"] + totals["core"]
@@ -235,7 +229,7 @@ def test_other_models_are_counted_or_estimated_at_the_level_of_each_step(tmp_pat
         assert found["slimmable"] == found["full"] + found["core"]
         return found
 
-    ledger, batch = BatchFlopsLedger(llama()), {"input_ids": torch.zeros(4, 8, dtype=torch.long)}
+    ledger, batch = FlopsLedger(llama()), {"input_ids": torch.zeros(4, 8, dtype=torch.long)}
     counted = totals()
     assert counted["full"] == ledger.training_flops(batch, "full")
     assert counted["core"] == ledger.training_flops(batch, "core")
@@ -244,7 +238,7 @@ def test_other_models_are_counted_or_estimated_at_the_level_of_each_step(tmp_pat
     def refuse(*_):
         raise ValueError("not proportional")
 
-    monkeypatch.setattr(BatchFlopsLedger, "training_flops", refuse)
+    monkeypatch.setattr(FlopsLedger, "training_flops", refuse)
     estimated = totals()
     layer = next(iter(partitioned_layers(llama()).values()))
     assert estimated["full"] - estimated["core"] == 6 * 4 * 8 * layer.weight.numel()

@@ -5,11 +5,11 @@ from transformers import TrainerCallback
 from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
+    find_partition,
     get_level,
     num_levels,
     parameters_at_level,
     partition_,
-    partition_config,
     partitioned_layers,
 )
 from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer
@@ -42,7 +42,7 @@ def arrays_of(model):
 def oracle_of(family, partition):
     """The oracle's super-network of `partitioned(family, partition)`, in double precision."""
     model = partitioned(family, partition).double()
-    config = partition_config(model)
+    config = find_partition(model)
     if config.method == "rank":
         sums = tuple(f"{name}.weight" for name in partitioned_layers(model))
         return reference.by_rank(snapshot(arrays_of(model)), sums, len(config.ratios))
