@@ -95,8 +95,8 @@ def compose(network, tied, level):
 def loss_of(stock, weights, batch, tokens, smoothing):
     """Label-smoothed cross-entropy summed over the batch's target tokens, divided by `tokens`."""
     labels = batch["labels"]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    log_probabilities = functional_call(stock, weights, kwargs=inputs, tie_weights=False).logits.log_softmax(-1)
+    # With the labels, from which a stock model makes its decoder's input by itself; its own loss is not used.
+    log_probabilities = functional_call(stock, weights, kwargs=batch, tie_weights=False).logits.log_softmax(-1)
     keep = labels != -100
     chosen = log_probabilities[keep]
     right = chosen.gather(1, labels[keep][:, None]).sum()

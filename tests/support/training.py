@@ -82,8 +82,11 @@ def arguments(output_dir, **fields) -> ATSSeq2SeqTrainingArguments:
     return ATSSeq2SeqTrainingArguments(**(defaults | fields))
 
 
+_OF_TRAINER = ("eval_dataset", "callbacks", "compute_metrics", "compute_loss_func")
+
+
 def make_trainer(model, output_dir, trainer_class=SequentialTrainer, dataset=None, **fields):
-    keywords = {name: fields.pop(name) for name in ("eval_dataset", "callbacks", "compute_metrics") if name in fields}
+    keywords = {name: fields.pop(name) for name in _OF_TRAINER if name in fields}
     return trainer_class(
         model=model,
         args=arguments(output_dir, **fields),

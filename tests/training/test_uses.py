@@ -147,13 +147,21 @@ def test_every_run_of_model_init_trains_its_own_model(tmp_path):
         assert_moved(before, snapshot(model), ["model.encoder.layers.0.fc1.U.0"])
 
 
-def test_a_batch_without_decoder_inputs_gets_them_from_its_labels(tmp_path):
+@pytest.mark.parametrize("own_loss", [False, True])
+def test_a_batch_without_decoder_inputs_gets_them_from_its_labels(tmp_path, own_loss):
+    """Without them BART would decode the source, and say nothing."""
+
+    def summed(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+
     model = partitioned("bart")
+    options = {"compute_loss_func": summed} if own_loss else {}
     results = []
-    for drop in (False, True):
-        trainer = make_trainer(model, tmp_path, label_smoothing_factor=0.1)
+    for given in (True, False):
+        trainer = make_trainer(model, tmp_path, **options, label_smoothing_factor=0.1)
         batch = dict(collator(model)(sentences(4)))
-        if drop:
-            del batch["decoder_input_ids"]
+        if given:
+            labels = batch["labels"]
+            batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
         results.append(trainer.compute_loss(model, batch).item())
     assert results[0] == results[1] and math.isfinite(results[0])
