@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from examples.image_classification import parse_flags as parse_image_flags
-from hf_ats.partition import partition_config, partitioned_layers
+from hf_ats.partition import find_partition, partitioned_layers
 from hf_ats.run import RECIPES, FlagParser, parse_flags
 from tests.support.scripts import begin, train
 from tests.support.versions import needs_5
@@ -66,7 +66,7 @@ def rows_of(trainer) -> dict:
     optimizer = trainer.create_optimizer()
     (group,) = (group for group in optimizer.param_groups if group["params"])
     linear_maps = {type(layer).__name__ for layer in partitioned_layers(model).values()}
-    (ratio,) = partition_config(model).ratios
+    (ratio,) = find_partition(model).ratios
     rows = {
         "adam_betas": group["betas"],
         "adam_eps": group["eps"],

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hf_ats import ATSSeq2SeqTrainer
 from hf_ats.checkpoint import ExportReport, load_network
 from hf_ats.data import default_corpus
-from hf_ats.partition import partition_config
+from hf_ats.partition import find_partition
 from hf_ats.results import read_results
 from tests.support.distributed import launch
 from tests.support.scripts import begin, run_command, train, training_arguments
@@ -127,7 +127,7 @@ def test_the_ranks_of_a_core_can_be_given_one_by_one(corpus, tmp_path):
     ratios = arguments.index("--ratios")
     del arguments[ratios : ratios + 2]
     trainer = begin(*arguments)
-    assert partition_config(trainer.model).ranks == {"fc1": 4, "q_proj": 2} and trainer.level_names == ["core", "full"]
+    assert find_partition(trainer.model).ranks == {"fc1": 4, "q_proj": 2} and trainer.level_names == ["core", "full"]
 
 
 def test_the_generated_corpus_needs_no_flags(tmp_path):
