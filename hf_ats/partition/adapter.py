@@ -4,21 +4,33 @@ import copy
 import os
 import re
 from itertools import chain
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from .adapter_refusals import refuse_unfit_adapter, refuse_unfit_layers, refuse_unfit_model, refuse_unfit_tensors
 from .config import ADAPTER, PartitionConfig
+from .levels import is_partitioned
 from .partitioning import Factors, partition_with_factors_
 from .presets import matches
+
+_INSTEAD = (
+    "if PEFT can merge it, write PeftModel.from_pretrained(model, adapter).merge_and_unload(), and partition that "
+    "with partition_(model, PartitionConfig(...)), or save it for --model_name_or_path"
+)
+# The fields of its config that a plain LoRA may set: U and V hold all that these say of it.
+_PLAIN_FIELDS = set(
+    "task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
+    "exclude_modules lora_alpha lora_dropout fan_in_fan_out use_rslora layers_to_transform layers_pattern "
+    "rank_pattern alpha_pattern loftq_config eva_config runtime_config".split()
+)
+# The others start from weights that are taken away from the base's, or leave that open.
+_PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 def partition_from_adapter_(
     model: nn.Module, adapter: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
 ) -> nn.Module:
-    """Partitions `model` by a LoRA adapter that was trained for it, in place, at full level.
+    """Partition `model` by a LoRA adapter that was trained for it, in place, at full level.
 
     In every layer that the adapter changes `W` becomes the layer's own weight, bitwise, `U` the adapter's `A`, and `V`
     its `B` times its scaling (`lora_alpha / r`, or rsLoRA's `lora_alpha / sqrt(r)`), of the rank that it has there. So
@@ -39,12 +51,10 @@ def partition_from_adapter_(
         The same object. Its `PartitionConfig` has `ranks`, and `init="adapter"`.
 
     Raises:
-        ImportError: peft is not installed.
-        OSError: there is no adapter.
-        ValueError: the model is partitioned, quantised, or adapted already; the adapter is no LoRA, is one that
-            changes more than sums of linear layers (biases, DoRA, `modules_to_save`, embeddings, ...), or one whose
-            base is not the published one (PiSSA, OLoRA, ...); its weights are damaged, incomplete or of another shape
-            than the model's layers; or its rank is more than a layer's. The model is then as it was.
+        ValueError: there is no adapter; it is not a LoRA, changes more than sums of linear layers (biases, DoRA,
+            `modules_to_save`, embeddings, ...), or has a base that is not the published one (PiSSA, OLoRA, ...); its
+            weights are incomplete or of another shape than the model's layers; its rank is more than a layer's; or the
+            model is partitioned, quantised, or adapted already. The model is then as it was.
 
     Example:
 
@@ -54,19 +64,16 @@ def partition_from_adapter_(
     ```
     """
     adapter = os.fspath(adapter)
-    _need_peft(adapter)
-    refuse_unfit_model(model)
+    _refuse_unfit_model(model)
     lora_config = read_adapter_config(adapter, revision=revision, token=token)
     layers = _adapted_layers(model, adapter, lora_config)
-    refuse_unfit_layers(model, adapter, layers)
-    tensors = _read_tensors(adapter, revision, token)
-    refuse_unfit_tensors(model, adapter, layers, tensors)
+    factors = _read_factors(model, adapter, layers, revision, token)
     config = _partition(model, {name: layer.r["default"] for name, layer in layers.items()})
-    return partition_with_factors_(model, config, _factors(layers, tensors))
+    return partition_with_factors_(model, config, factors)
 
 
 def read_adapter_config(adapter: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None):
-    """The `LoraConfig` of an adapter that `partition_from_adapter_` may take, as far as this alone can tell.
+    """Return the `LoraConfig` of an adapter that `partition_from_adapter_` may take, as far as this shows it.
 
     Args:
         adapter: as for `partition_from_adapter_`, as the next two.
@@ -74,45 +81,46 @@ def read_adapter_config(adapter: str | os.PathLike, *, revision: str | None = No
         token: for a private repository.
 
     Raises:
-        ImportError, OSError, ValueError: as `partition_from_adapter_`.
+        ValueError: there is no adapter, or it is not a plain LoRA.
     """
+    from peft import LoraConfig, PeftConfig
+
     adapter = os.fspath(adapter)
-    _need_peft(adapter)
-    lora_config = _read_config(adapter, revision, token)
-    refuse_unfit_adapter(adapter, lora_config)
-    return lora_config
-
-
-def _need_peft(adapter: str) -> None:
     try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"adapter={adapter!r} is read by PEFT, which is not installed; run `pip install peft`."
-        ) from error
-
-
-def _read_config(adapter: str, revision: str | None, token: str | bool | None):
-    from peft import PeftConfig
-
-    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file():
-        raise FileNotFoundError(
-            f"adapter={adapter!r} holds no adapter_config.json; give the directory that PEFT's save_pretrained wrote."
-        )
-    try:
-        return PeftConfig.from_pretrained(adapter, revision=revision, token=token)
-    except KeyError as error:  # PEFT looks its methods up by name
+        config = PeftConfig.from_pretrained(adapter, revision=revision, token=token)
+    except (ValueError, KeyError, TypeError) as error:  # PEFT looks its methods up by name
         raise ValueError(
-            f"adapter={adapter!r} is of a kind that this version of PEFT does not know ({error}); give a LoRA adapter."
+            f"adapter={adapter!r} cannot be read by this version of PEFT ({error}); give the directory that PEFT's "
+            "save_pretrained wrote, or an id of the Hub with its revision and token."
         ) from error
-    except (ValueError, TypeError) as error:
-        if Path(adapter).is_dir():
-            raise ValueError(f"the adapter_config.json of adapter={adapter!r} cannot be read: {error}.") from error
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise OSError(
-            f"adapter={adapter!r} is no directory, and its adapter_config.json cannot be had from the Hub "
-            f"({reason}); correct the name, or the revision, or give a token."
-        ) from error
+    plain = LoraConfig()
+    for name, value in vars(config).items():
+        if name == "init_lora_weights":
+            fits = value in _PLAIN_STARTS
+        else:
+            fits = name in _PLAIN_FIELDS or not value or value == getattr(plain, name, None)
+        if not fits:
+            raise ValueError(
+                f"adapter={adapter!r} has {name}={getattr(value, 'value', value)!r}, and only a plain LoRA, which has "
+                f"not, is a sum V U beside the W of its base; {_INSTEAD}."
+            )
+    return config
+
+
+def _refuse_unfit_model(model: nn.Module) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(
+            f"this {type(model).__name__} holds PEFT's layers already; save its adapter, "
+            "peft_model.save_pretrained(directory), load the base without it, and give both: "
+            "partition_from_adapter_(base, directory)."
+        )
+    if is_partitioned(model):
+        raise ValueError(
+            f"this {type(model).__name__} is partitioned already; give partition_from_adapter_ the unpartitioned base "
+            "of the adapter."
+        )
 
 
 def _adapted_layers(model: nn.Module, adapter: str, lora_config) -> dict[str, nn.Module]:
@@ -131,7 +139,18 @@ def _adapted_layers(model: nn.Module, adapter: str, lora_config) -> dict[str, nn
             f"adapter={adapter!r} does not fit this {type(model).__name__}: {error} Give the model that it was "
             "trained on."
         ) from error
-    return {name: layer for name, layer in structure.named_modules() if isinstance(layer, LoraLayer)}
+    layers = {name: layer for name, layer in structure.named_modules() if isinstance(layer, LoraLayer)}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for name in layers:
+        linear = model.get_submodule(name)
+        # An 8-bit weight of a quantised base is a floating-point number too.
+        if linear is head or type(linear) is not nn.Linear or linear.weight.dtype.itemsize < 2:
+            what = "the output head" if linear is head else f"a {type(linear).__name__} of {linear.weight.dtype}"
+            raise ValueError(
+                f"adapter={adapter!r} changes {name}, {what}, and only plain nn.Linear layers in at least half "
+                f"precision, other than the output head, can be partitioned; {_INSTEAD}."
+            )
+    return layers
 
 
 def _structure(model: nn.Module) -> nn.Module:
@@ -144,29 +163,31 @@ def _structure(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): empty(tensor) for tensor in chain(model.parameters(), model.buffers())})
 
 
-def _read_tensors(adapter: str, revision: str | None, token: str | bool | None) -> dict[str, torch.Tensor]:
-    """The adapter's weights, by the names that they have in the adapted model."""
-    from pickle import UnpicklingError
-
+def _read_factors(model: nn.Module, adapter: str, layers: dict[str, nn.Module], revision, token) -> Factors:
+    """`(A, scaling * B)` of each layer, in at least float32, so that the product is rounded once."""
     from peft import load_peft_weights
-    from safetensors import SafetensorError
 
-    if Path(adapter).is_dir() and not any(
-        (Path(adapter) / f"adapter_model.{ending}").is_file() for ending in ("safetensors", "bin")
-    ):
-        raise FileNotFoundError(
-            f"adapter={adapter!r} holds an adapter_config.json, and neither adapter_model.safetensors nor "
-            "adapter_model.bin; copy it again, whole."
-        )
-    try:
-        tensors = load_peft_weights(adapter, device="cpu", revision=revision, token=token)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and not Path(adapter).is_dir():  # the Hub's, which say what they are
-            raise
+    tensors = load_peft_weights(adapter, device="cpu", revision=revision, token=token)
+    tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+    shapes = {}
+    for name, layer in layers.items():
+        linear, rank = model.get_submodule(name), layer.r["default"]
+        shapes[f"{name}.lora_A.weight"] = (rank, linear.in_features)
+        shapes[f"{name}.lora_B.weight"] = (linear.out_features, rank)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
+    if wrong:
+        first = wrong[0]
         raise ValueError(
-            f"the weights of adapter={adapter!r} are damaged ({error}); was the copy interrupted? Copy it again."
-        ) from error
-    return {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+            f"the weights of adapter={adapter!r} are not those that its config says for this {type(model).__name__} "
+            f"({first} has the shape {found.get(first)} instead of {shapes.get(first)}, and {len(wrong) - 1} more); "
+            "give the base model that it was trained on, and the adapter as it was written."
+        )
+    factors = {}
+    for name, layer in layers.items():
+        A, B = (tensors[f"{name}.lora_{part}.weight"] for part in "AB")
+        factors[name] = A, layer.scaling["default"] * B.to(torch.promote_types(B.dtype, torch.float32))
+    return factors
 
 
 def _partition(model: nn.Module, ranks: dict[str, int]) -> PartitionConfig:
@@ -175,12 +196,3 @@ def _partition(model: nn.Module, ranks: dict[str, int]) -> PartitionConfig:
     others = [name for name, _ in model.named_modules() if name not in ranks and matches(list(ranks), name)]
     exclude = "|".join(map(re.escape, others)) or None
     return PartitionConfig(ranks=ranks, exclude_modules=exclude, init=ADAPTER)
-
-
-def _factors(layers: dict[str, nn.Module], tensors: dict[str, torch.Tensor]) -> Factors:
-    """`(A, scaling * B)` of each layer, in at least float32, so that the product is rounded once."""
-    factors = {}
-    for name, layer in layers.items():
-        A, B = (tensors[f"{name}.lora_{part}.weight"] for part in "AB")
-        factors[name] = A, layer.scaling["default"] * B.to(torch.promote_types(B.dtype, torch.float32))
-    return factors

@@ -166,32 +166,6 @@ class PartitionConfig:
             raise ValueError(f"{name}=[] names no module; write None to leave it open.")
         return pattern
 
-    @classmethod
-    def from_flags(cls, **fields) -> "PartitionConfig":
-        r"""A configuration from command-line flags, where every pattern is a list of words.
-
-        A single word that is no dotted name (`model\.encoder\..*fc1`) is a regular expression; names stay a list.
-        Words that all have an equals sign (`up=out down=in`) give layers roles. The words of `ranks` are a name and a
-        rank each (`fc1=16 q_proj=8`).
-
-        Raises:
-            ValueError: a word of `ranks` is none of these; and as the constructor.
-        """
-        targets = fields.get("target_modules")
-        if targets and all(re.fullmatch(r"[\w.]+=\w+", word) for word in targets):
-            fields["target_modules"] = dict(word.split("=") for word in targets)
-        for name in ("target_modules", "exclude_modules"):
-            words = fields.get(name)
-            if isinstance(words, list) and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
-                fields[name] = words[0]
-        if fields.get("ranks") is not None:
-            words = fields["ranks"]
-            wrong = next((word for word in words if not re.fullmatch(r"[\w.]+=\d+", word)), None)
-            if wrong is not None:
-                raise ValueError(f"ranks={words} holds {wrong!r}; write a name and its rank, such as fc1=16.")
-            fields["ranks"] = {name: int(rank) for name, rank in (word.split("=") for word in words)}
-        return cls(**fields)
-
     def to_dict(self) -> dict:
         """A JSON-ready dictionary of all fields."""
         return asdict(self)
@@ -205,10 +179,6 @@ class PartitionConfig:
     def num_cores(self) -> int:
         """How many nested cores there are, one level each below the full network."""
         return 1 if self.ranks is not None else len(self.ratios)
-
-    def rank(self, ratio: float, in_features: int, out_features: int) -> int:
-        """The rank of a layer's core at `ratio` (Section 4.1): `max(1, round(ratio * min(in, out)))`."""
-        return self.width(ratio, min(in_features, out_features))
 
     def width(self, ratio: float, size: int) -> int:
         """How many of `size` neurons, dimensions or channels a core keeps: `max(1, round(ratio * size))`."""

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .layers import PartitionedLayer
-from .nested import NestedWeight
+from .width import NestedWeight
 
 
 class PartitionedConv2d(NestedWeight):
@@ -37,18 +37,16 @@ class PartitionedConv2d(NestedWeight):
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     @classmethod
-    def structure_of(cls, conv: nn.Conv2d, in_sizes, out_sizes) -> "PartitionedConv2d":
-        """A layer with uninitialised blocks of `conv`'s device and dtype."""
+    def from_conv(cls, conv: nn.Conv2d, in_sizes, out_sizes, fill: bool = True) -> "PartitionedConv2d":
+        """Cut `conv`'s weight and bias into blocks of its device and dtype; `conv` is left as it is.
+
+        Without `fill` the blocks stay uninitialised.
+        """
         geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         layer = cls(in_sizes, out_sizes, *geometry, conv.bias is not None, conv.weight.device, conv.weight.dtype)
         layer._take_over(conv)
-        return layer
-
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, in_sizes, out_sizes) -> "PartitionedConv2d":
-        """Cuts `conv`'s weight and bias into blocks; `conv` is left as it is."""
-        layer = cls.structure_of(conv, in_sizes, out_sizes)
-        layer._fill(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+        if fill:
+            layer._fill(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
         return layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

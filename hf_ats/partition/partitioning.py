@@ -11,7 +11,7 @@ from .config import ADAPTER, PartitionConfig
 from .levels import find_partition, is_partitioned, unwrapped
 from .presets import find_targets, longest_match
 from .rank import PartitionedRankLinear
-from .width_plan import narrowed_attentions, plan_width
+from .width_plan import plan_width
 
 _MODEL_TYPE_PREFIX = "ats_partitioned_"
 _CONFIG_FIELD = "ats_partition"
@@ -81,12 +81,10 @@ def _replace_layers(
             "model, or go on with this one."
         )
     targets = find_targets(model, config)
-    attentions = []
     if config.method == "rank":
-        makers = _plan_rank(config, targets, factors)
+        makers, attentions = _plan_rank(config, targets, factors), []
     else:
-        makers = plan_width(model, config, targets)
-        attentions = [model.get_submodule(name) for name in narrowed_attentions(model, config, targets)]
+        makers, attentions = plan_width(model, config, targets)
     for attention in attentions:
         check_attention(attention)
     for attention in attentions:
@@ -122,7 +120,7 @@ def _ranks(config: PartitionConfig, name: str, linear: nn.Linear) -> tuple[int, 
                 f"has at most {most}; write less."
             )
         return (rank,)
-    ranks = tuple(config.rank(ratio, linear.in_features, linear.out_features) for ratio in config.ratios)
+    ranks = tuple(config.width(ratio, min(linear.weight.shape)) for ratio in config.ratios)
     if len(set(ranks)) < len(ranks):
         raise ValueError(
             f"ratios={config.ratios} give {name} ({linear.out_features} x {linear.in_features}) the ranks "

@@ -6,10 +6,13 @@ embeddings, norms and biases are shared (Section 4.1 and Appendix C).
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from torch import nn
 
 from .config import PartitionConfig
+
+T = TypeVar("T")
 
 _BART_LIKE = ("q_proj", "k_proj", "fc1", "fc2")
 _T5_LIKE = ("q", "k", "wi", "wi_0", "wi_1", "wo")
@@ -52,7 +55,6 @@ WIDTH_PRESETS: dict[str, dict[str, str]] = {
     "t5": _T5_LIKE_ROLES,
     "mt5": _T5_LIKE_ROLES,
     "resnet": _RESNET_ROLES,
-    "ats_cifar_resnet": _RESNET_ROLES,
 }
 """By width: `model_type` to the role of each layer by the suffix of its name."""
 
@@ -64,6 +66,15 @@ _KINDS = {
     "filled_heads": (nn.Linear,),
     "norm": (nn.BatchNorm2d,),
 }
+
+
+def find_by_model_type(table: dict[str, T], config) -> T | None:
+    """Return the entry of a table by `model_type` for a model's config, or for the class that its class derives from.
+
+    A class of someone's own that derives from a known architecture's so has what that has. None if nothing is known.
+    """
+    known = (getattr(kind, "model_type", None) for kind in type(config).__mro__)
+    return next((table[model_type] for model_type in known if model_type in table), None)
 
 
 def matches(pattern: Sequence[str] | str, name: str) -> bool:
@@ -92,14 +103,14 @@ def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Modu
     pattern = config.target_modules if config.ranks is None else list(config.ranks)
     given = pattern is not None
     if pattern is None:
-        model_type = _model_type(model)
-        if model_type not in presets:
+        pattern = find_by_model_type(presets, getattr(model, "config", None))
+        if pattern is None:
             example = "['fc1', 'fc2']" if config.method == "rank" else "{'fc1': 'out', 'fc2': 'in'}"
             raise ValueError(
-                f"target_modules=None, but there is no preset for {type(model).__name__} (model_type={model_type!r}); "
-                f"presets: {', '.join(presets)}. Name the layers, such as target_modules={example}."
+                f"target_modules=None, but there is no preset for {type(model).__name__} (model_type="
+                f"{_model_type(model)!r}); presets: {', '.join(presets)}. Name the layers, such as "
+                f"target_modules={example}."
             )
-        pattern = presets[model_type]
     exclude = config.exclude_modules
     named = dict(model.named_modules())
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -135,7 +146,7 @@ def find_roles(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.
         ValueError: the preset says nothing of a target, or its role is not one for a module of its kind.
     """
     given = isinstance(config.target_modules, dict)
-    table = config.target_modules if given else WIDTH_PRESETS.get(_model_type(model), {})
+    table = config.target_modules if given else find_by_model_type(WIDTH_PRESETS, getattr(model, "config", None)) or {}
     roles = {}
     for name, module in targets.items():
         suffix = longest_match(table, name)

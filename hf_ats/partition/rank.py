@@ -246,18 +246,6 @@ class PartitionedRankLinear(PartitionedLayer):
         U, V = self.factors(level)
         return sum_of_products(V, U, self.weight if level == len(self.ranks) else None)
 
-    def to_linear(self, level: int | None = None) -> nn.Linear:
-        """A plain `nn.Linear` that computes what this layer computes at `level`; shares no memory with it."""
-        with torch.no_grad():
-            weight = self.merged_weight(level)
-            linear = nn.Linear(
-                self.in_features, self.out_features, self.bias is not None, device="meta", dtype=weight.dtype
-            )
-            linear.weight = nn.Parameter(weight)
-            if self.bias is not None:
-                linear.bias = nn.Parameter(self.bias.clone())
-        return linear.train(self.training)
-
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, ranks={self.ranks}, "

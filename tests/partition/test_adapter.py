@@ -266,5 +266,5 @@ def test_an_adapter_of_the_hub_is_read_at_its_revision(adapter, monkeypatch, tmp
             ("ann/lora", None, False),
             ("ann/nothing", None, None),
         ):
-            with pytest.raises(OSError, match=rf"adapter='{name}' is no directory.*correct the name"):
+            with pytest.raises(ValueError, match=rf"adapter='{name}' cannot be read.*with its revision and token"):
                 partition_from_adapter_(tiny_model("marian"), name, revision=revision, token=token)

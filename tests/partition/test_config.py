@@ -76,47 +76,12 @@ def test_the_number_of_cores_is_that_of_ratios_or_one_with_ranks(fields, cores, 
     assert config.num_cores == cores and config.ratios == ratios
 
 
-def test_flags_of_ranks_are_names_and_numbers():
-    config = PartitionConfig.from_flags(ratios=None, ranks=["fc1=16", "layers.0.q_proj=8"])
-    assert config.ranks == {"fc1": 16, "layers.0.q_proj": 8}
-    for word in ("fc1", "fc1=x", "fc1=-1"):
-        with pytest.raises(ValueError, match=rf"holds '{word}'; write a name and its rank, such as fc1=16"):
-            PartitionConfig.from_flags(ratios=None, ranks=["q_proj=8", word])
-
-
 def test_each_method_has_a_start_of_its_own():
     assert PartitionConfig().init == "svd" and PartitionConfig(method="width").init == "first"
 
 
 @pytest.mark.parametrize(
-    ("words", "pattern"),
-    [
-        (None, None),
-        (["fc1"], ["fc1"]),
-        (["encoder.layers.0.fc1", "fc2"], ["encoder.layers.0.fc1", "fc2"]),
-        ([r".*\.fc[12]"], r".*\.fc[12]"),
-    ],
+    ("ratio", "size", "width"), [(0.25, 2048, 512), (0.3, 8, 2), (0.01, 64, 1), (0.03125, 512, 16)]
 )
-def test_flags_are_names_or_one_regular_expression(words, pattern):
-    config = PartitionConfig.from_flags(ratios=[0.25], target_modules=words, exclude_modules=words)
-    assert config.target_modules == config.exclude_modules == pattern
-
-
-def test_flags_with_equals_signs_give_roles():
-    words = ["layer.up=out", "down=in"]
-    config = PartitionConfig.from_flags(method="width", ratios=[0.25], target_modules=words, exclude_modules=["up"])
-    assert config.target_modules == {"layer.up": "out", "down": "in"} and config.exclude_modules == ["up"]
-    with pytest.raises(ValueError, match="gives 'down' the role 'inn'"):
-        PartitionConfig.from_flags(method="width", ratios=[0.25], target_modules=["up=out", "down=inn"])
-
-
-@pytest.mark.parametrize(
-    ("ratio", "shape", "rank"), [(0.25, (512, 1024), 128), (0.03125, (1024, 512), 16), (0.001, (64, 64), 1)]
-)
-def test_the_rank_is_the_rounded_share_of_the_smaller_side_and_at_least_one(ratio, shape, rank):
-    assert PartitionConfig(ratios=[ratio]).rank(ratio, *shape) == rank
-
-
-@pytest.mark.parametrize(("ratio", "size", "width"), [(0.25, 2048, 512), (0.3, 8, 2), (0.01, 64, 1)])
-def test_the_width_is_the_rounded_share_and_at_least_one(ratio, size, width):
+def test_a_core_keeps_the_rounded_share_and_at_least_one(ratio, size, width):
     assert PartitionConfig(method="width", ratios=[ratio]).width(ratio, size) == width

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from hf_ats.partition import PartitionedRankLinear
-from tests.support.laws import snapshot
 
 INPUTS, OUTPUTS, RANKS = 24, 40, (2, 6)
 
@@ -141,20 +140,6 @@ def test_a_compiled_layer_follows_its_level():
     for level in (2, 0, 1, 2):
         layer.level = level
         torch.testing.assert_close(compiled(x), layer(x))
-
-
-def test_to_linear_is_a_plain_layer_that_shares_nothing():
-    _, layer = make_layer()
-    before = snapshot(layer)
-    x = torch.randn(3, INPUTS)
-    for level in range(3):
-        layer.level = level
-        linear = layer.to_linear(level)
-        assert type(linear) is nn.Linear
-        torch.testing.assert_close(linear(x), layer(x))
-        with torch.no_grad():
-            linear.weight.zero_(), linear.bias.zero_()
-    assert all(torch.equal(before[name], p) for name, p in layer.named_parameters())
 
 
 def test_a_copy_and_a_state_dict_hold_the_whole_layer():
