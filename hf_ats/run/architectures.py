@@ -67,22 +67,11 @@ def build_model(
         training, see `keep_pad_row_zero_`.
 
     Raises:
-        ValueError: unknown architecture, dropout outside [0, 1), sizes that do not fit, or `<pad>` is not the last id.
+        ValueError: the heads cannot share the width evenly, or `<pad>` is not the last id.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture={architecture!r} is not one of {', '.join(map(repr, ARCHITECTURES))}.")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} must be at least 0 and less than 1.")
     given = dict(layers=layers, width=width, feed_forward=feed_forward, heads=heads, dropout=dropout)
     given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        if name != "dropout" and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
     sizes = replace(ARCHITECTURES[architecture], **given)
-    if sizes.width % sizes.heads:
-        raise ValueError(
-            f"width={sizes.width} is not a multiple of heads={sizes.heads}, so the heads cannot share it evenly."
-        )
     config = _config(sizes, tokenizer)
     # Building draws random numbers for weights that are replaced below.
     with torch.random.fork_rng(devices=[]):

@@ -231,20 +231,15 @@ class CardArguments:
             dataset_name: what the data were loaded by, unless from text files.
             model_name: what the model was loaded by, unless it is from scratch.
         """
-        on_hub = [name if name and not Path(name).exists() else None for name in (dataset_name, model_name)]
-        facts = {
-            "license": self.license,
-            "license_name": self.license_name,
-            "license_link": self.license_link,
-            "datasets": self.card_datasets or ([on_hub[0]] if on_hub[0] else None),
-            "base_model": self.base_model or on_hub[1],
-            "languages": self.card_languages,
-        }
+        dataset, model = (name if name and not Path(name).exists() else None for name in (dataset_name, model_name))
+        facts = {name.removeprefix("card_"): value for name, value in vars(self).items()}
+        facts["datasets"] = facts["datasets"] or (dataset and [dataset])
+        facts["base_model"] = facts["base_model"] or model
         return {name: value for name, value in facts.items() if value is not None}
 
 
 # The flags that a pretrained model takes the place of.
-_SHAPE = ("layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies")
+_SHAPE = ["architecture", "layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"]
 
 
 def parse_flags(description: str, argv: Sequence[str] | None = None):
@@ -261,30 +256,15 @@ def parse_flags(description: str, argv: Sequence[str] | None = None):
     groups = (ModelArguments, DataArguments, PartitionArguments, CardArguments, ATSSeq2SeqTrainingArguments)
     parser = FlagParser(groups, description)
     model_args, data_args, partition_args, card_args, args, recipe = parser.parse(argv)
-    for source in ("model_name_or_path", "adapter_name_or_path"):
-        pretrained = getattr(model_args, source)
-        if pretrained is not None and model_args.architecture is not None:
-            parser.error(
-                f"--{source} {pretrained} and --architecture {model_args.architecture} are two models; give one of "
-                "them."
-            )
-        for name in _SHAPE if pretrained is not None else ():
-            if getattr(model_args, name):
+    values = vars(model_args) | vars(partition_args)
+    partition = [one.name for one in fields(PartitionArguments)]
+    for source, brought in (("model_name_or_path", _SHAPE), ("adapter_name_or_path", _SHAPE + partition)):
+        for name in brought:
+            if values[source] is not None and name in parser.given and values[name]:
+                value = values[name] if not isinstance(values[name], list) else " ".join(map(str, values[name]))
                 parser.error(
-                    f"--{name} {getattr(model_args, name)} shapes a model from scratch, and --{source} {pretrained} "
-                    "has its own; leave one of them out."
+                    f"--{name} {value}, but --{source} {values[source]} brings its own; leave one of them out."
                 )
-    if model_args.adapter_name_or_path is not None:
-        for one in fields(PartitionArguments):
-            if one.name in parser.given:
-                parser.error(
-                    f"--{one.name} {_as_words(getattr(partition_args, one.name))} describes a partition, and "
-                    f"--adapter_name_or_path {model_args.adapter_name_or_path} brings its own; leave one of them out."
-                )
-    elif model_args.model_name_or_path is None:
+    if model_args.model_name_or_path is None and model_args.adapter_name_or_path is None:
         model_args.architecture = model_args.architecture or "tiny"
     return model_args, data_args, partition_args, card_args, args, recipe
-
-
-def _as_words(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

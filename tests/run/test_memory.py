@@ -3,14 +3,16 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+MEMORY = Path(__file__).parents[2] / "hf_ats/run/memory.py"  # without the package, which takes seconds to import
+
 PROGRAM = """
-import resource, sys, torch
-from hf_ats.run import keep_freed_memory
+import resource, runpy, sys, torch
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert runpy.run_path(sys.argv[2])["keep_freed_memory"]()
 for step in range(12):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(10_000_000) for _ in range(2)]  # 40 MB each
@@ -22,7 +24,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
 def test_a_program_that_keeps_its_memory_is_not_handed_the_same_pages_again():
     def faults_of_a_step(mode):
-        done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", PROGRAM, mode, str(MEMORY)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(done.stdout)
 
     pages = 80_000_000 // resource.getpagesize()

@@ -123,26 +123,15 @@ PRETRAINED = "--model_name_or_path some/model"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (f"{ADAPTER} --ratios 0.03125", "--ratios 0.03125 describes a partition, and --adapter_name_or_path some/ada"),
-        (f"{ADAPTER} --method rank", "--method rank describes a partition"),
-        (f"{ADAPTER} --target_modules fc1 fc2", "--target_modules fc1 fc2 describes a partition"),
-        (f"{ADAPTER} --recipe mine.yaml", "--ratios 0.03125 describes a partition"),
-        (
-            f"{ADAPTER} --architecture tiny",
-            "--adapter_name_or_path some/adapter and --architecture tiny are two model",
-        ),
-        (
-            f"{ADAPTER} --layers 3",
-            "--layers 3 shapes a model from scratch, and --adapter_name_or_path some/adapter has",
-        ),
-        (f"{ADAPTER} --recipe multi30k-small", "are two models; give one of them"),
-        *(
-            (
-                f"{PRETRAINED} {flag}",
-                f"{flag.split()[0]} .* shapes a model .*, and --model_name_or_path some/model has",
-            )
-            for flag in ("--layers 3", "--vocab_size 99", "--separate_vocabularies")
-        ),
+        (f"{ADAPTER} --ratios 0.03125", "--ratios 0.03125, but --adapter_name_or_path some/adapter brings its own"),
+        (f"{ADAPTER} --method rank", "--method rank, but --adapter_name_or_path"),
+        (f"{ADAPTER} --target_modules fc1 fc2", "--target_modules fc1 fc2, but"),
+        (f"{ADAPTER} --recipe mine.yaml", "--ratios 0.03125, but"),
+        (f"{ADAPTER} --layers 3", "--layers 3, but --adapter_name_or_path some/adapter brings its own"),
+        (f"{ADAPTER} --recipe multi30k-small", "--architecture tiny, but"),
+        (f"{PRETRAINED} --architecture tiny", "--architecture tiny, but --model_name_or_path some/model brings"),
+        (f"{PRETRAINED} --vocab_size 99", "--vocab_size 99, but --model_name_or_path"),
+        (f"{PRETRAINED} --separate_vocabularies", "--separate_vocabularies True, but --model_name_or_path"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(words, message, tmp_path, monkeypatch, capsys):
