@@ -54,10 +54,14 @@ def test_an_error_is_a_sentence_that_begins_with_what_was_called(tmp_path, monke
         run_here("report.py", tmp_path, monkeypatch=monkeypatch)
 
 
-def test_the_python_of_the_readme_runs(trained, adapted, tmp_path, monkeypatch):
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
-    assert blocks
+def test_the_python_of_the_documentation_runs(trained, adapted, tmp_path, monkeypatch):
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    blocks = [
+        (page.name, block)
+        for page in pages
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    ]
+    assert len(blocks) >= 6
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/demo").symlink_to(trained.output_dir)
@@ -66,8 +70,8 @@ def test_the_python_of_the_readme_runs(trained, adapted, tmp_path, monkeypatch):
         "YOU/iwslt14-de-en-": "runs/demo/",
         "path/or/id/of/adapter": str(adapted[0] / "adapter"),
     }
-    for block in blocks:
+    for page, block in blocks:
         for theirs, ours in here.items():
             block = block.replace(theirs, ours)
-        exec(compile(block, "README.md", "exec"), {"base": MarianMTModel.from_pretrained(adapted[0] / "base")})
+        exec(compile(block, page, "exec"), {"base": MarianMTModel.from_pretrained(adapted[0] / "base")})
     assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full", "half"}
