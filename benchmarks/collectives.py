@@ -9,7 +9,7 @@ _KINDS = {"gather": "gathered", "reduce_scatter": "scattered", "reduce": "reduce
 
 
 class CountCollectives(TorchDispatchMode):
-    """Counts the bytes of every collective that this process takes part in, while it is entered.
+    """A context that counts the bytes of every collective that this process takes part in.
 
     A collective counts as the whole tensor that it is about, the parts of all processes together: what is gathered,
     what is reduced, what is reduced before it is scattered. How much of that a link carries depends on the algorithm

@@ -1,5 +1,6 @@
-"""What the benchmark scripts do: read the flags, measure, print the tables, write the record."""
+"""The command line of a benchmark: read the flags, measure, print the tables, write the record."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,22 +8,25 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from hf_ats.run.recipes import Manual
-
 from .record import write_record
 from .report import render_record
 
 
-def run_command(settings_class: type, measure: Callable[[object], dict], manual: str) -> None:
-    """Measures what the command line asks for.
+class Manual(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """A `--help` that shows the module's docstring as it is."""
+
+
+def run_command(settings_class: type, measure: Callable[[object], dict | None], manual: str) -> None:
+    """Measure what the command line asks for.
 
     Args:
         settings_class: a dataclass, whose fields are the flags.
-        measure: from the settings to a record (`build_record`).
-        manual: the script's docstring.
+        measure: from the settings to a record (`build_record`); None where another process prints it.
+        manual: the module's docstring.
     """
-    parser = benchmark_parser(settings_class, manual)
+    parser = HfArgumentParser(settings_class, description=manual, formatter_class=Manual)
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own choice)")
+    parser.add_argument("--output", type=Path, help="a JSON file for what was measured, on what, and how")
     try:
         settings, others = parser.parse_args_into_dataclasses()
         if others.threads:
@@ -30,19 +34,9 @@ def run_command(settings_class: type, measure: Callable[[object], dict], manual:
         record = measure(settings)
     except (OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    show(record, others.output)
-
-
-def benchmark_parser(settings_class: type, manual: str) -> HfArgumentParser:
-    """The fields of the settings, and where the record goes."""
-    parser = HfArgumentParser(settings_class, description=manual, formatter_class=Manual)
-    parser.add_argument("--output", type=Path, help="a JSON file for what was measured, on what, and how")
-    return parser
-
-
-def show(record: dict, output: Path | None) -> None:
-    """Prints the tables; writes the record if a file for it was named."""
+    if record is None:
+        return
     print(render_record(record))
-    if output:
-        write_record(output, record)
-        print(f"\nwritten to {output}", file=sys.stderr)
+    if others.output:
+        write_record(others.output, record)
+        print(f"\nwritten to {others.output}", file=sys.stderr)

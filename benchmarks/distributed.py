@@ -1,4 +1,27 @@
-"""What the steps of alternating training send between processes, and what that costs beside the plain way of DDP."""
+r"""Measure what the steps of alternating training send between processes, and what that costs.
+
+    python -m benchmarks.distributed
+    python -m benchmarks.distributed --architecture tiny --vocab_size 2000 --rounds 30
+    python -m benchmarks.distributed --device cuda --processes 8 --sentences 64 \
+        --output benchmarks/results/distributed.json
+
+The command starts the processes itself, by torchrun on this machine. For several machines start it on each:
+
+    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \
+        -m benchmarks.distributed --device cuda
+
+The steps, at the full network and at its core:
+
+    DDP, ours                        only the core is reduced in a core step, as our trainers do
+    DDP, find_unused_parameters      the plain way: DDP searches each step's graph for what has no gradient
+    FSDP 2                           parameters sharded by fully_shard through accelerate, each W a unit of its own
+
+Bytes are counted at every collective of PyTorch in one step, as whole tensors: a gathered parameter, a reduced
+gradient; how often a link carries them depends on the backend. The steps of DDP are timed in turns, so that what
+drifts on the machine hits all of them alike, and the slowest process counts; quote the ratios. `limit` is the core's
+share of the trainable parameters. The weights that both ways of DDP train, and the losses under FSDP, are compared
+before.
+"""
 
 import os
 import subprocess
@@ -18,8 +41,9 @@ from hf_ats.training import all_reduce_gradients, label_smoothed_cross_entropy
 from hf_ats.training.sharding import prepare_sharding_
 
 from .collectives import CountCollectives
+from .command import run_command
 from .record import build_record
-from .workload import build_untrained, check_model_settings, random_batch
+from .workload import build_untrained, random_batch
 
 LEVELS = ("full", "core")
 OURS, SEARCHED, SHARDED = "DDP, ours", "DDP, find_unused_parameters", "FSDP 2"
@@ -41,31 +65,26 @@ class DistributedBenchmark:
     rounds: int = field(default=15, metadata={"help": "how often each step is timed"})
     seed: int = field(default=0, metadata={"help": "of weights and batches"})
 
-    def __post_init__(self):
-        check_model_settings(self)
-        if self.processes < 2:
-            raise ValueError(f"processes={self.processes} send nothing to each other; write 2 or more.")
-
 
 def launched_processes() -> int:
-    """How many processes torchrun started, this one among them; 0 outside of it."""
+    """Return how many processes torchrun started, this one among them; 0 outside of it."""
     return int(os.environ.get("WORLD_SIZE", 0))
 
 
 def launch(arguments: list[str], settings: DistributedBenchmark) -> int:
-    """Runs `python arguments` once for each process, under torchrun, and returns the exit status."""
+    """Run this module with the arguments once for each process, under torchrun, and return the exit status."""
     environment = dict(os.environ)
     if settings.device == "cpu":
         # So that nothing below takes a GPU for where the tensors are.
         environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.processes)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc_per_node", str(settings.processes), *arguments]
+    command = [*torchrun, "--nproc_per_node", str(settings.processes), "-m", "benchmarks.distributed", *arguments]
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def run_distributed_benchmark(settings: DistributedBenchmark, progress: bool = True) -> dict:
-    """Measures, and returns the record (`build_record`); to be called on every process that torchrun started.
+def run_distributed_benchmark(settings: DistributedBenchmark) -> dict:
+    """Measure, and return the record (`build_record`); to be called on every process that torchrun started.
 
     Before anything is counted or timed, the weights that both ways of DDP train are compared, and the loss under FSDP.
 
@@ -89,7 +108,7 @@ def run_distributed_benchmark(settings: DistributedBenchmark, progress: bool = T
             settings.rounds,
             warmup=2,
             device=state.device,
-            progress="steps" if progress and state.is_main_process else None,
+            progress="steps" if state.is_main_process else None,
         ),
         state.device,
     )
@@ -157,17 +176,17 @@ class _Replicated:
         self.core = list(parameters_at_level(self.models[OURS], "core").values())
 
     def step(self, way: str, level: str) -> None:
-        """One optimizer step, on every process at once."""
-        model, alone = self.models[way], way == OURS and level == "core"
-        with at_level(model, level), model.no_sync() if alone else nullcontext():
+        """Take one optimizer step, on every process at once."""
+        model, core_only = self.models[way], way == OURS and level == "core"
+        with at_level(model, level), model.no_sync() if core_only else nullcontext():
             _loss(model, self.batch).backward()
-        if alone:
+        if core_only:
             all_reduce_gradients(self.core)
         self.optimizers[way].step()
         self.optimizers[way].zero_grad(set_to_none=True)
 
     def check(self) -> None:
-        """Both ways train the same weights; W moves in the full step and not in the core step."""
+        """Check that both ways train the same weights, and that W moves in the full step and not in the core step."""
         W = [layer.weight for layer in partitioned_layers(self.models[OURS]).values()]
         for level in LEVELS:
             before = [weight.detach().clone() for weight in W]
@@ -181,17 +200,17 @@ class _Replicated:
             raise ValueError("the two ways of reducing gradients train different weights; nothing was measured.")
 
     def count(self, way: str) -> dict[str, dict[str, int]]:
-        """Bytes by kind of collective, for a step at each level."""
+        """Return bytes by kind of collective, for a step at each level."""
         return {level: _counted(lambda level=level: self.step(way, level)) for level in LEVELS}
 
     def trainable_bytes(self) -> dict[str, int]:
-        """Of the parameters that take part at each level."""
+        """Return the bytes of the parameters that take part at each level."""
         every = {level: parameters_at_level(self.models[OURS], level).values() for level in LEVELS}
         return {level: sum(p.nbytes for p in every[level] if p.requires_grad) for level in LEVELS}
 
 
 def _count_sharded(settings: DistributedBenchmark, device: torch.device) -> dict[str, dict[str, int]]:
-    """Bytes by kind of collective for a step at each level, under FSDP version 2 as accelerate sets it up."""
+    """Return bytes by kind of collective for a step at each level, under FSDP version 2 as accelerate sets it up."""
     model, batch = _model(settings).to(device), _batch(settings, device)
     expected = {level: _loss_at(model, level, batch) for level in LEVELS}
     accelerator = sharding_accelerator(device)
@@ -213,7 +232,7 @@ def _count_sharded(settings: DistributedBenchmark, device: torch.device) -> dict
 
 
 def sharding_accelerator(device: torch.device | str) -> Accelerator:
-    """An accelerator with FSDP version 2, to be made before any other of the process."""
+    """Return an accelerator with FSDP version 2, to be made before any other of the process."""
     if torch.device(device).type == "cpu":
         shard_on_cpu()
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
@@ -221,7 +240,7 @@ def sharding_accelerator(device: torch.device | str) -> Accelerator:
 
 
 def shard_on_cpu() -> None:
-    """Lets accelerate use `fully_shard` on the CPU, which PyTorch can and accelerate offers for GPUs and the like."""
+    """Let accelerate use `fully_shard` on the CPU, which PyTorch can and accelerate offers for GPUs and the like."""
     PartialState()
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
@@ -249,7 +268,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _batch(settings: DistributedBenchmark, device: torch.device) -> dict[str, torch.Tensor]:
-    """Another one on every process, of the same shape."""
+    """Return another batch on every process, of the same shape."""
     generator = torch.Generator().manual_seed(settings.seed + PartialState().process_index)
     return random_batch(settings.sentences, settings.length, settings.vocab_size, generator, device)
 
@@ -266,7 +285,25 @@ def _loss_at(model: nn.Module, level: str, batch: dict[str, torch.Tensor]) -> fl
 
 
 def _slowest(seconds: dict[str, list[float]], device: torch.device) -> dict[str, list[float]]:
-    """For every step the time of the process that took longest."""
+    """Return for every step the time of the process that took longest."""
     times = torch.tensor(list(seconds.values()), dtype=torch.float64, device=device)
     torch.distributed.all_reduce(times, torch.distributed.ReduceOp.MAX)
     return dict(zip(seconds, times.tolist(), strict=True))
+
+
+def measure(settings: DistributedBenchmark) -> dict | None:
+    """Start the processes, or, in each of them, measure; only the first returns the record."""
+    if not launched_processes():
+        sys.exit(launch(sys.argv[1:], settings))
+    record = run_distributed_benchmark(settings)
+    torch.distributed.destroy_process_group()
+    return record if os.environ["RANK"] == "0" else None
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    run_command(DistributedBenchmark, measure, __doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,23 @@
-"""Whole epochs as a user runs them: Transformers' trainer over random batches, ours over batches by token budget."""
+r"""Time whole epochs as a user runs them, and what the trainer adds to a bare loop.
+
+    python -m benchmarks.epoch --train_prefix data/multi30k/train --output epoch.json
+    python -m benchmarks.epoch --train_prefix data/multi30k/train --sentences 29000 --rounds 1 \
+        --parts epoch --ways stock_random full_budget
+    python -m benchmarks.epoch --device cuda --bf16 --architecture iwslt --max_tokens 12000 --sentences 20000
+
+Without --train_prefix it runs on generated text. Two parts, each of which can be left out:
+
+epoch      The stock Seq2SeqTrainer as transformers' run_translation example sets it up (a fixed number of sentences,
+           at random, DataCollatorForSeq2Seq), the same with sentences grouped by length, and ATSSeq2SeqTrainer with
+           such random batches and with batches by token budget, the full network alone and alternating. All begin
+           with the same network and see every sentence once in an epoch, at the same precision. The fixed number of
+           sentences is chosen so that a step of either kind sees as many real tokens on average: then an epoch has
+           as many steps of each kind, and trains on as much in each of them. What differs is the padding.
+overhead   ATSSeq2SeqTrainer over a bare PyTorch loop of the same alternating steps on the same batches, with data
+           loading and without, and Seq2SeqTrainer over its own bare loop.
+
+Everything that is compared runs in turns of a few steps, so that a drifting machine hits all alike.
+"""
 
 import sys
 import tempfile
@@ -7,7 +26,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import datasets
 import torch
+import transformers
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer
 
 from hf_ats.evaluation import ratio, spread
@@ -15,8 +36,8 @@ from hf_ats.partition import FlopsLedger, blank_sentences, level_names
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import levels_at_step
 
+from .command import run_command
 from .epoch_setup import WAYS, EpochBenchmark, Text, Way, build_trainer, load_text, trained_in_turns
-from .first_step import measure_first_step
 from .overhead import measure_overhead
 from .record import build_record
 from .turns import train_in_turns
@@ -60,7 +81,7 @@ class Survey:
 
 
 def survey(batches: Iterable[dict[str, torch.Tensor]]) -> Survey:
-    """Counts an epoch's batches, as the collator made them."""
+    """Count an epoch's batches, as the collator made them."""
     shapes, rows = [], Counter()
     tokens = 0
     for batch in batches:
@@ -75,7 +96,7 @@ def survey(batches: Iterable[dict[str, torch.Tensor]]) -> Survey:
 
 
 def training_flops(way: Way, shapes: list[tuple[int, int, int]], model: MarianMTModel) -> int:
-    """Operations of an epoch of these batches in this order, padding included."""
+    """Count the operations of an epoch of these batches in this order, padding included."""
     ledger = FlopsLedger(model)
     if way.schedule != "alternating":
         return sum(ledger.training_flops(blank_sentences(*shape)) for shape in shapes)
@@ -86,7 +107,7 @@ def training_flops(way: Way, shapes: list[tuple[int, int, int]], model: MarianMT
 
 
 def check_same_text(surveys: dict[str, Survey]) -> None:
-    """Refuses to compare epochs over different text.
+    """Refuse to compare epochs over different text.
 
     Raises:
         RuntimeError: two ways see different sentences, or one sentence not as often.
@@ -98,7 +119,7 @@ def check_same_text(surveys: dict[str, Survey]) -> None:
 
 
 def check_same_network(trainers: dict[str, Seq2SeqTrainer], batch: dict[str, torch.Tensor]) -> None:
-    """Refuses to compare trainings that begin with different networks; all are at their full level.
+    """Refuse to compare trainings that begin with different networks; all are at their full level.
 
     Raises:
         RuntimeError: two ways' logits for the batch differ by more than rounding.
@@ -120,7 +141,7 @@ def check_same_network(trainers: dict[str, Seq2SeqTrainer], batch: dict[str, tor
 
 
 def measure_epochs(settings: EpochBenchmark, text: Text, directory: Path) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Times the epochs of the chosen ways in turns.
+    """Time the epochs of the chosen ways in turns.
 
     Returns:
         `(measurements, ratios)` for `build_record`. A ratio's `limit` is that of the floating-point operations.
@@ -166,13 +187,13 @@ def measure_epochs(settings: EpochBenchmark, text: Text, directory: Path) -> tup
 
 
 def run_epoch_benchmark(settings: EpochBenchmark) -> dict:
-    """Measures the chosen parts; returns the record.
+    """Measure the chosen parts; return the record.
 
     Raises:
         OSError, ValueError: the text is missing, bad or too little for the settings.
         RuntimeError: what is compared does not do the same.
     """
-    measure = {"epoch": measure_epochs, "overhead": measure_overhead, "start": measure_first_step}
+    measure = {"epoch": measure_epochs, "overhead": measure_overhead}
     if settings.keep_freed_memory and settings.device == "cpu":
         keep_freed_memory()
     measurements, ratios = {}, {}
@@ -186,3 +207,14 @@ def run_epoch_benchmark(settings: EpochBenchmark) -> dict:
     return build_record(
         "epoch", settings=asdict(settings), measurements=measurements, ratios=ratios, device=settings.device
     )
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    run_command(EpochBenchmark, run_epoch_benchmark, __doc__)
+
+
+if __name__ == "__main__":
+    main()

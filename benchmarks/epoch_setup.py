@@ -1,7 +1,7 @@
 """What the benchmark of an epoch trains: which text, which model, which trainer with which batches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from transformers import (
@@ -24,13 +24,12 @@ from hf_ats.data import (
     train_tokenizer,
 )
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.run.architectures import ARCHITECTURES, build_model
+from hf_ats.run import ARCHITECTURES, build_model
 from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
 
 from .turns import TakesTurns, Turn
-from .workload import check_model_settings
 
-PARTS = ("epoch", "overhead", "start")
+PARTS = ("epoch", "overhead")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class EpochBenchmark:
         default_factory=lambda: list(PARTS),
         metadata={
             "help": "What to measure: 'epoch', random batches against token budget; 'overhead', the trainers over a "
-            "bare loop; 'start', the time to the first step.",
+            "bare loop.",
             "choices": list(PARTS),
         },
     )
@@ -72,9 +71,7 @@ class EpochBenchmark:
     architecture: str = field(default="tiny", metadata={"help": "Of the model.", "choices": list(ARCHITECTURES)})
     layers: int | None = field(default=None, metadata={"help": "In each half (default: 3 of tiny, else its own)."})
     width: int | None = field(default=None, metadata={"help": "Replaces the architecture's width."})
-    feed_forward: int | None = field(default=None, metadata={"help": "Replaces its feed-forward width."})
-    heads: int | None = field(default=None, metadata={"help": "Replaces its attention heads."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout of the epochs; the other parts have none."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout of the epochs; the overhead is without."})
     vocab_size: int | None = field(
         default=None, metadata={"help": "Pieces of the tokenizer (default: 2000; 500 for the generated corpus)."}
     )
@@ -83,8 +80,6 @@ class EpochBenchmark:
     label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing, of all ways alike."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast, of all ways alike."})
     device: str = field(default="cpu", metadata={"help": "Where to train.", "choices": ["cpu", "cuda"]})
-    logging_steps: int = field(default=20, metadata={"help": "The trainers log every so many steps."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that load data, of each way."})
     ways: list[str] = field(
         default_factory=lambda: list(WAYS),
         metadata={"help": "Of the part 'epoch': which ways to run.", "choices": list(WAYS)},
@@ -93,28 +88,12 @@ class EpochBenchmark:
     turn: int = field(default=10, metadata={"help": "Steps of one way before the next one's turn."})
     overhead_batches: int = field(default=10, metadata={"help": "Of the part 'overhead': batches of a round."})
     overhead_rounds: int = field(default=8, metadata={"help": "Of the part 'overhead': rounds timed."})
-    start_rounds: int = field(default=3, metadata={"help": "Of the part 'start': processes started of each."})
     seed: int = field(default=0, metadata={"help": "Of the drawing, the weights and the order of batches."})
     keep_freed_memory: bool = field(
         default=True, metadata={"help": "On a CPU keep freed memory for the next step, as train_translation.py does."}
     )
 
     def __post_init__(self):
-        check_model_settings(self)
-        for one in (
-            "sentences",
-            "max_tokens",
-            "turn",
-            "overhead_batches",
-            "overhead_rounds",
-            "start_rounds",
-        ):
-            if getattr(self, one) < 1:
-                raise ValueError(f"--{one} {getattr(self, one)} must be at least 1.")
-        for one, known in (("parts", PARTS), ("ways", WAYS)):
-            unknown = [name for name in getattr(self, one) if name not in known]
-            if unknown:
-                raise ValueError(f"--{one} {' '.join(unknown)} is not known; write some of {', '.join(known)}.")
         if self.layers is None and self.architecture == "tiny":
             self.layers = 3
         if self.vocab_size is None:
@@ -130,7 +109,7 @@ class Text:
 
 
 def load_text(settings: EpochBenchmark, directory: Path) -> Text:
-    """Draws the sentences, learns the tokenizer and tokenizes; `directory` takes the tokenizer.
+    """Draw the sentences, learn the tokenizer and tokenize; `directory` takes the tokenizer.
 
     Raises:
         OSError, ValueError: the files are missing or bad, or hold fewer sentences.
@@ -145,11 +124,7 @@ def load_text(settings: EpochBenchmark, directory: Path) -> Text:
 
 
 def draw_pairs(settings: EpochBenchmark):
-    """A seeded sample of the corpus, `settings.sentences` pairs under `translation`.
-
-    Raises:
-        OSError, ValueError: as `load_text`.
-    """
+    """Draw a seeded sample of the corpus, `settings.sentences` pairs under `translation`."""
     if settings.train_prefix is None:
         return default_corpus(settings.seed, {"train": settings.sentences, "validation": 0, "test": 0})["train"]
     pairs = load_parallel(settings.train_prefix, settings.source_lang, settings.target_lang)
@@ -161,26 +136,23 @@ def draw_pairs(settings: EpochBenchmark):
 
 
 def build(settings: EpochBenchmark, tokenizer: MarianTokenizer, *, partitioned: bool) -> MarianMTModel:
-    """The model, the same function of the same seed with a core and without one."""
-    sizes = {name: getattr(settings, name) for name in ("layers", "width", "feed_forward", "heads", "dropout")}
+    """Build the model, the same function of the same seed with a core and without one."""
+    sizes = {name: getattr(settings, name) for name in ("layers", "width", "dropout")}
     model = build_model(settings.architecture, tokenizer, seed=settings.seed, **sizes)
     return partition_(model, PartitionConfig(ratios=settings.ratios)) if partitioned else model
 
 
 def equal_batch_size(sentences: int, batches: int) -> int:
-    """The fixed number of sentences whose steps see, on average, as many real tokens as the given batches do.
+    """Return the fixed number of sentences whose steps see, on average, as many real tokens as the given batches do.
 
     The tokens of an epoch are the same however they are cut, so equal tokens in a step means as many steps.
     """
     return max(1, round(sentences / batches))
 
 
-def build_trainer(
-    way: Way, settings: EpochBenchmark, text: Text, directory: Path, *, epochs: int, model: MarianMTModel | None = None
-) -> Seq2SeqTrainer:
-    """The trainer of a way, as its user would write it, over the whole text; the model by default that of `build`."""
-    if model is None:
-        model = build(settings, text.tokenizer, partitioned=way.schedule == "alternating")
+def build_trainer(way: Way, settings: EpochBenchmark, text: Text, directory: Path, *, epochs: int) -> Seq2SeqTrainer:
+    """Build the trainer of a way, as its user would write it, over the whole text."""
+    model = build(settings, text.tokenizer, partitioned=way.schedule == "alternating")
     budget = TokenBudgetBatchSampler(sequence_lengths(text.dataset), settings.max_tokens)
     args = training_arguments(settings, directory, epochs)
     if way.batches == "budget":
@@ -196,11 +168,11 @@ def build_trainer(
     else:
         args = ATSSeq2SeqTrainingArguments(schedule=way.schedule, **args)
         trainer = ATSSeq2SeqTrainer(args=args, data_collator=TranslationCollator(text.tokenizer), **parts)
-    return silenced(trainer)
+    return trainer
 
 
 def training_arguments(settings: EpochBenchmark, directory: Path, epochs: int) -> dict:
-    """What all trainers have in common: the defaults of Transformers but for what would not train or would write."""
+    """Return what all trainers have in common: Transformers' defaults, but for what would not train or would write."""
     return dict(
         output_dir=str(directory),
         num_train_epochs=epochs,
@@ -208,8 +180,7 @@ def training_arguments(settings: EpochBenchmark, directory: Path, epochs: int) -
         label_smoothing_factor=settings.label_smoothing_factor,
         bf16=settings.bf16,
         use_cpu=settings.device == "cpu",
-        logging_steps=settings.logging_steps,
-        dataloader_num_workers=settings.dataloader_num_workers,
+        logging_steps=20,
         seed=settings.seed,
         save_strategy="no",
         report_to="none",
@@ -218,27 +189,17 @@ def training_arguments(settings: EpochBenchmark, directory: Path, epochs: int) -
 
 
 def grouped_by_length() -> dict:
-    """The argument that groups sentences of similar length, which transformers 5 renamed."""
+    """Return the argument that groups sentences of similar length, which transformers 5 renamed."""
     renamed = any(one.name == "train_sampling_strategy" for one in fields(Seq2SeqTrainingArguments))
     return {"train_sampling_strategy": "group_by_length"} if renamed else {"group_by_length": True}
 
 
-def silenced(trainer: Seq2SeqTrainer) -> Seq2SeqTrainer:
-    """The trainer, which logs as ever and prints nothing."""
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
 def trained_in_turns(trainer: Seq2SeqTrainer) -> Callable[[Turn], object]:
-    """A run for `train_in_turns`: the whole of `train`."""
+    """Return a run for `train_in_turns`: the whole of `train`, which prints nothing."""
+    trainer.remove_callback(PrinterCallback)
 
     def run(turn: Turn):
         trainer.add_callback(TakesTurns(turn))
         return trainer.train()
 
     return run
-
-
-def without_dropout(settings: EpochBenchmark) -> EpochBenchmark:
-    """The same settings for what has to come out alike on two ways."""
-    return replace(settings, dropout=0.0)

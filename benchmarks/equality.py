@@ -6,7 +6,7 @@ from .networks import CORE, DENSE, FULL, STOCK
 
 
 def check_equal(name: str, translations: torch.Tensor, expected: torch.Tensor, least: float) -> float:
-    """The share of rows of `translations` `(sentences, length)` that equal those of `expected`.
+    """Return the share of rows of `translations` `(sentences, length)` that equal those of `expected`.
 
     Raises:
         ValueError: the shapes differ, or fewer than the share `least` are equal; names the first difference.
@@ -30,7 +30,7 @@ def check_equal(name: str, translations: torch.Tensor, expected: torch.Tensor, l
 
 @torch.no_grad()
 def compare_logits(networks: dict, sources: torch.Tensor, length: int) -> None:
-    """Raises ValueError where two networks of transformers differ by more than the rounding of float32."""
+    """Raise ValueError where two networks of transformers differ by more than the rounding of float32."""
     target = networks[STOCK].decode(sources, 1, length)
     logits = {}
     pairs = [(name, other) for name, other in ((FULL, STOCK), (DENSE, CORE)) if name in networks]
@@ -43,7 +43,7 @@ def compare_logits(networks: dict, sources: torch.Tensor, length: int) -> None:
 
 
 def check_close(what: str, values: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
-    """Raises ValueError if the largest difference is over `tolerance` times the largest of `expected`."""
+    """Raise ValueError if the largest difference is over `tolerance` times the largest of `expected`."""
     difference, largest = (values - expected).abs().max().item(), expected.abs().max().item()
     if not difference <= tolerance * largest:
         raise ValueError(

@@ -1,7 +1,34 @@
-"""What decoding costs: the stock model, the full network, its core, a core by rank multiplied out; in turns.
+r"""Measure what decoding costs: the stock model, the exported full network, the exported core, and core-dense.
 
-Every network decodes the same sources to the same number of tokens, since an untrained model never stops and trained
-ones stop at different places. What they decode is compared before it is timed.
+    python -m benchmarks.inference
+    python -m benchmarks.inference --run runs/demo --beams 5 --rounds 15
+    python -m benchmarks.inference --threads 1 --runtimes ctranslate2 onnxruntime --batch_sizes 1 \
+        --output benchmarks/results/inference-runtimes.json
+    python -m benchmarks.inference --run runs/width --threads 1 --runtimes ctranslate2 --sources data/test.de
+    python -m benchmarks.inference --method width --ratios 0.25 --threads 1 --runtimes ctranslate2 onnxruntime
+    python -m benchmarks.inference --device cuda --dtype bfloat16 --batch_sizes 1 32 256
+
+Every network decodes the same sources, pieces of running text of equal length, to the same number of tokens: an
+untrained model never stops, and trained ones stop at different places. All run in one process in turns, so that what
+drifts on the machine hits all of them alike; quote the ratios. The networks:
+
+    stock        a MarianMTModel of transformers, nothing of this package
+    full         what export_full wrote: the stock class with W + V U merged
+    core         what export_core wrote: the factors U and V, or by width of the feed-forward layers the stock class
+                 with a smaller ffn_dim
+    core-dense   of a core by rank: with V U multiplied out, the stock class
+
+and, with --runtimes, full and core-dense in CTranslate2 (float32 and int8), full and core in ONNX Runtime
+(pip install ".[deploy]"); a core of the stock class goes through CTranslate2 as it is. Then use --threads 1: the
+threads of ONNX Runtime go on spinning after each call, and slow down whatever is timed next.
+
+Before anything is timed, all decode in float32: full must give what stock gives and core what the partitioned model
+gives at its core level, token for token; core-dense and the runtimes what the same network gives in transformers, for
+nine sentences in ten at least (`equal`, also of int8, for which nothing is required). Of a trained run, CTranslate2 is
+compared by whole translations, which end by themselves. A mismatch ends the benchmark.
+
+`limit` is what the ratio would be if time were proportional to floating-point operations. Peak memory is that of
+loading the network and decoding the largest batch with the widest beam, measured in a process for each.
 """
 
 import itertools
@@ -27,6 +54,7 @@ from hf_ats.deployment.runtimes import (
 from hf_ats.evaluation import ratio, score_translations, spread, time_in_turns
 from hf_ats.partition import INITS, PartitionConfig, flops_per_token
 
+from .command import run_command
 from .equality import check_equal, compare_logits
 from .memory import peak_memory
 from .networks import (
@@ -35,18 +63,14 @@ from .networks import (
     FULL,
     PARTITIONED,
     STOCK,
-    HollowNetwork,
     TransformersNetwork,
     networks_of_run,
     untrained_networks,
 )
 from .profiles import profile_shares
 from .record import build_record
-from .workload import check_model_settings
 
-# As many layers and calls as the stock model, and next to no arithmetic: what `generate` and launching cost.
-OVERHEAD = "overhead"
-# Which networks a runtime is measured with, and in which arithmetic. CTranslate2 runs Marian's own class alone: of a
+# Which networks a runtime is measured with, and in which arithmetic. CTranslate2 runs only Marian's own class: of a
 # core by rank the one multiplied out, of a core of fewer feed-forward neurons the core itself.
 _DEPLOYED = {
     "ctranslate2": ("CTranslate2", (FULL, CORE, DENSE), ("float32", "int8")),
@@ -74,7 +98,7 @@ class InferenceBenchmark:
     method: str = field(
         default="rank",
         metadata={
-            "help": "of the core: rank, in the preset's layers, or width, of the feed-forward layers alone; a run has "
+            "help": "of the core: rank, in the preset's layers, or width, of the feed-forward layers; a run has "
             "its own",
             "choices": list(INITS),
         },
@@ -103,15 +127,7 @@ class InferenceBenchmark:
     seed: int = field(default=0, metadata={"help": "of the weights"})
 
     def __post_init__(self):
-        check_model_settings(self)
-        self.partition()  # refuses another method
-        for name in ("batch_sizes", "beams"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise ValueError(f"{name}={values} must be one or more numbers, each at least 1.")
-        for name, least in (("length", 2), ("sentences", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        self.partition()  # refuses what is not a partition
         for runtime in self.runtimes:
             require_runtime(runtime)
         if self.runtimes and torch.device(self.device).type != "cpu":
@@ -120,7 +136,7 @@ class InferenceBenchmark:
             )
 
     def partition(self) -> PartitionConfig:
-        """Of an untrained network."""
+        """Return the partition of an untrained network."""
         return PartitionConfig(
             self.method, self.ratios, target_modules=_FEED_FORWARD if self.method == "width" else None
         )
@@ -131,12 +147,12 @@ class InferenceBenchmark:
         return list(itertools.product(self.batch_sizes, self.beams))
 
 
-def run_inference_benchmark(settings: InferenceBenchmark, progress: bool = True) -> dict:
-    """Makes or reads the networks, compares what they decode, measures, and returns the record (`build_record`).
+def run_inference_benchmark(settings: InferenceBenchmark) -> dict:
+    """Make or read the networks, compare what they decode, measure, and return the record (`build_record`).
 
     Raises:
         ValueError: two networks that must decode alike do not, so that the times would be of different things; the
-            run holds no Marian networks; the positions do not hold the length.
+            run does not hold Marian networks.
     """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -146,16 +162,12 @@ def run_inference_benchmark(settings: InferenceBenchmark, progress: bool = True)
             )
         else:
             directories = networks_of_run(settings.run, folder)
-        positions = AutoConfig.from_pretrained(directories[FULL]).max_position_embeddings
-        if settings.length >= positions:
-            raise ValueError(f"length={settings.length} must be below the model's {positions} positions.")
         openings = _openings(settings, directories, folder)
         sources = _sources(settings, directories[FULL])
         equal = _compare(settings, openings, directories, sources)
         # The arithmetic that is timed; what is compared is in float32, where it is nearly exact.
         networks = {name: _open(settings, opening) for name, opening in openings.items()}
-        networks[OVERHEAD] = HollowNetwork(networks[STOCK].model, settings.device)
-        return _measure(settings, networks, openings, sources, equal, progress)
+        return _measure(settings, networks, openings, sources, equal)
 
 
 @dataclass(frozen=True)
@@ -184,7 +196,7 @@ def _open(settings: InferenceBenchmark, opening: _Opening, dtype: str | None = N
 
 
 def _sources(settings: InferenceBenchmark, directory: Path) -> torch.Tensor:
-    """Ids `(sentences, length)`: running text cut into pieces of equal length, each with an end of sentence."""
+    """Return ids `(sentences, length)`: running text cut into pieces of equal length, each with an end of sentence."""
     eos = AutoTokenizer.from_pretrained(directory).eos_token_id
     text = itertools.cycle([token for ids in _sentences(settings, directory) for token in ids if token != eos])
     rows = max(settings.sentences, *settings.batch_sizes)
@@ -192,7 +204,7 @@ def _sources(settings: InferenceBenchmark, directory: Path) -> torch.Tensor:
 
 
 def _sentences(settings: InferenceBenchmark, directory: Path) -> list[list[int]]:
-    """Ids of the sentences that the text is made of."""
+    """Return the ids of the sentences that the text is made of."""
     if settings.sources is None:
         sentences = [pair["de"] for pair in default_corpus(sizes=_CORPUS)["test"]["translation"]]
     else:
@@ -205,7 +217,7 @@ def _is_stock(directory: Path) -> bool:
 
 
 def _openings(settings: InferenceBenchmark, directories: dict[str, Path], folder: Path) -> dict[str, _Opening]:
-    """By the name of a candidate, how to open it; converts for the runtimes."""
+    """Return by the name of a candidate how to open it; convert for the runtimes."""
     openings = {name: _Opening("transformers", path, path, settings.dtype) for name, path in directories.items()}
     for runtime in RUNTIMES:
         if runtime not in settings.runtimes:
@@ -227,7 +239,7 @@ def _openings(settings: InferenceBenchmark, directories: dict[str, Path], folder
 def _compare(
     settings: InferenceBenchmark, openings: dict[str, _Opening], directories: dict[str, Path], sources: torch.Tensor
 ) -> dict[tuple[str, int], dict]:
-    """By candidate and beams `equal_share`, a share, and `bleu_against_float32` of int8, over pieces.
+    """Return by candidate and beams `equal_share`, a share, and `bleu_against_float32` of int8, over pieces.
 
     All candidates decode all sources in float32. `full` must decode what `stock` decodes and `core` what the
     partitioned model decodes at its core level, token for token; `core-dense` and the runtimes in float32 what the
@@ -274,7 +286,7 @@ def _compare(
 def _whole_translations(
     networks: Sequence, settings: InferenceBenchmark, directory: Path, beams: int
 ) -> list[torch.Tensor]:
-    """What each network translates the first sentences of the text to, `(sentences, longest)`, filled up with -1."""
+    """Return each network's translations of the first sentences, `(sentences, longest)`, filled up with -1."""
     positions = AutoConfig.from_pretrained(directory).max_position_embeddings
     sources = [ids for ids in _sentences(settings, directory) if len(ids) < positions][:_COMPARED]
     longest = min(4 * settings.length, positions - 1)
@@ -292,7 +304,6 @@ def _measure(
     openings: dict[str, _Opening],
     sources: torch.Tensor,
     equal: dict[tuple[str, int], dict],
-    progress: bool,
 ) -> dict:
     flops = {
         name: flops_per_token(networks[name].model, source_length=settings.length, target_length=settings.length)
@@ -315,7 +326,7 @@ def _measure(
             ]
             for name, network in networks.items()
         }
-        taken = time_in_turns(timed, settings.rounds, device=settings.device, progress=where if progress else None)
+        taken = time_in_turns(timed, settings.rounds, device=settings.device, progress=where)
         seconds[where] = {name: [value / len(batches) for value in values] for name, values in taken.items()}
         for name, values in seconds[where].items():
             latency = spread(values)
@@ -347,7 +358,7 @@ def _decode_once(settings: InferenceBenchmark, opening: _Opening, sources: torch
 
 
 def _profile(settings: InferenceBenchmark, networks: dict, sources: torch.Tensor, measurements: dict) -> None:
-    """Adds to the smallest batch's and widest beam's measurements of full and core what their time goes into."""
+    """Add to the smallest batch's and widest beam's measurements of full and core what their time goes into."""
     batch, beams = min(settings.batch_sizes), max(settings.beams)
     for name in (FULL, CORE):
         network = networks[name]
@@ -357,7 +368,7 @@ def _profile(settings: InferenceBenchmark, networks: dict, sources: torch.Tensor
             torch.device(settings.device),
             steps=1,
         )
-        # The kinds of a training step that decoding has not are left out.
+        # The kinds of a training step that decoding does not have are left out.
         shares = {kind: share for kind, share in shares.items() if share >= 0.005}
         measurements[f"{name}, {_where(batch, beams)}"]["profile"] = shares
 
@@ -373,7 +384,7 @@ def _size(opening: _Opening) -> int:
 
 
 def _ratios(seconds: dict[str, dict[str, Sequence[float]]], flops: dict[str, float], measurements: dict) -> dict:
-    """Paired round by round; `limit` is the quotient of the FLOPs of a forward pass over one pair of sentences."""
+    """Return the ratios, paired by round; `limit` is the quotient of a forward pass's FLOPs over a sentence pair."""
     ratios = {}
     whole = {
         name: [sum(values) for values in zip(*(taken[name] for taken in seconds.values()), strict=True)]
@@ -391,7 +402,6 @@ def _ratios(seconds: dict[str, dict[str, Sequence[float]]], flops: dict[str, flo
             if name not in taken:
                 continue
             ratios[f"{title}, {where}"] = ratio(taken[name], taken[other]) | {"limit": flops[name] / flops[other]}
-        ratios[f"overhead / core latency, {where}"] = ratio(taken[OVERHEAD], taken[CORE])
         for name in taken:
             network, comma, runtime = name.partition(", ")
             if comma:
@@ -405,3 +415,13 @@ def _ratios(seconds: dict[str, dict[str, Sequence[float]]], flops: dict[str, flo
         if unit in measurements[CORE]:
             ratios[f"core / full {title}"] = {"value": measurements[CORE][unit] / measurements[FULL][unit]}
     return ratios
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    disable_progress_bar()  # of loading and saving; the rounds have their own
+    run_command(InferenceBenchmark, run_inference_benchmark, __doc__)
+
+
+if __name__ == "__main__":
+    main()

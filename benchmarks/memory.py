@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, in a process of its own: nothing else stands on its shoulders."""
+"""Peak memory of a piece of work, in a process of its own, where nothing else counts."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 def peak_memory(work: Callable, *arguments, device: torch.device | str = "cpu") -> int:
-    """The most bytes that `work(*arguments)` held at once, above what its process held before.
+    """Measure the most bytes that `work(*arguments)` held at once, above what its process held before.
 
     On a CPU that is resident memory, the pages that the allocator keeps for later included; on a GPU what PyTorch
     allocated.

@@ -13,15 +13,14 @@ from transformers import AutoTokenizer, MarianMTModel, MarianTokenizer, PreTrain
 from hf_ats.checkpoint import export_core, export_full, load_network
 from hf_ats.data import default_corpus, train_tokenizer
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.run.architectures import build_model
+from hf_ats.run import build_model
 
 STOCK, FULL, CORE, DENSE = "stock", "full", "core", "core-dense"
 PARTITIONED = "partitioned"
-HOLLOW_VOCABULARY = 64
 
 
 def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
-    """Directories of the networks by name: the two of a trained run, and those made of them in `folder`.
+    """Return directories of the networks by name: the two of a trained run, and those made of them in `folder`.
 
     Args:
         run: the output of a training run, with `full/` and `core/`.
@@ -29,12 +28,10 @@ def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
             by rank core-dense go.
 
     Raises:
-        ValueError: the run lacks one of the two, or they are not Marian's.
+        OSError: the run lacks one of the two.
+        ValueError: they are not Marian's.
     """
     run = Path(run)
-    for name in (FULL, CORE):
-        if not (run / name / "config.json").exists():
-            raise ValueError(f"run={str(run)!r} has no {name}/config.json; give the output of a training run.")
     full, core = load_network(run / FULL), load_network(run / CORE)
     if type(full) is not MarianMTModel:
         raise ValueError(f"run={str(run)!r} holds a {type(full).__name__}; this benchmark measures MarianMTModel.")
@@ -56,7 +53,7 @@ def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
 
 @torch.no_grad()
 def _multiplied_out(core: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors of a core, with `V U` as the one weight of each low-rank layer."""
+    """Return the tensors of a core, with `V U` as the one weight of each low-rank layer."""
     state = core.state_dict()
     for name in core.config.ats_ranks:
         U, V = (state.pop(f"{name}.{factor}.weight") for factor in "UV")
@@ -69,7 +66,7 @@ def _multiplied_out(core: PreTrainedModel) -> dict[str, torch.Tensor]:
 def untrained_networks(
     architecture: str, partition: PartitionConfig, vocab_size: int, folder: Path, *, seed: int = 0
 ) -> dict[str, Path]:
-    """Directories of the networks by name, made in `folder`, and there `partitioned`, the model they are of.
+    """Return directories of the networks by name, made in `folder`, and there `partitioned`, the model they are of.
 
     Args:
         architecture: of `build_model`.
@@ -111,22 +108,6 @@ def _made_up_words(seed: int) -> Iterator[str]:
         yield "".join(generator.choices(syllables, k=generator.randint(2, 4)))
 
 
-def hollow_model(model: MarianMTModel) -> MarianMTModel:
-    """An untrained model of as many layers and heads, of width 8 per head and a vocabulary of `HOLLOW_VOCABULARY`."""
-    config = copy.deepcopy(model.config)
-    config.d_model = 8 * config.decoder_attention_heads
-    config.encoder_ffn_dim = config.decoder_ffn_dim = config.d_model
-    config.vocab_size = config.decoder_vocab_size = HOLLOW_VOCABULARY
-    config.pad_token_id = config.decoder_start_token_id = pad = HOLLOW_VOCABULARY - 1
-    config.eos_token_id = 0
-    hollow = MarianMTModel(config).to(model.dtype)
-    hollow.generation_config = copy.deepcopy(model.generation_config)
-    hollow.generation_config.update(pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=0)
-    if hollow.generation_config.bad_words_ids:
-        hollow.generation_config.bad_words_ids = [[pad]]
-    return hollow
-
-
 class TransformersNetwork:
     """A model of transformers, which decodes a given number of tokens through `generate`."""
 
@@ -136,7 +117,7 @@ class TransformersNetwork:
         self.model.generation_config.update(max_new_tokens=None, forced_eos_token_id=None, early_stopping=False)
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
-        """`length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, without padding."""
+        """Return the best hypothesis for each row of `input_ids` `(batch, source)`, `(batch, length)` ids."""
         input_ids = input_ids.to(self.model.device)
         total = length + 1  # the start token counts
         return self.model.generate(
@@ -149,7 +130,7 @@ class TransformersNetwork:
         )[:, 1:].cpu()
 
     def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
-        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding.
+        """Return the ids of the best hypothesis for one source, which ends by itself: without start, end and padding.
 
         A search with beams ends with as many finished hypotheses, as CTranslate2's does.
         """
@@ -164,14 +145,3 @@ class TransformersNetwork:
         )[0, 1:]
         config = self.model.config
         return [id_ for id_ in generated.tolist() if id_ not in (config.eos_token_id, config.pad_token_id)]
-
-
-class HollowNetwork(TransformersNetwork):
-    """`hollow_model` of a network's model, which takes that network's sources."""
-
-    def __init__(self, model: MarianMTModel, device: str):
-        super().__init__(hollow_model(model), device)
-
-    def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
-        """As `TransformersNetwork.decode`, of ids that mean nothing."""
-        return super().decode(input_ids % HOLLOW_VOCABULARY, num_beams, length)

@@ -1,6 +1,18 @@
-"""docs/performance.md: its marked blocks and its pictures, from the records of the benchmarks alone."""
+"""Render docs/performance.md and its pictures from the files that the benchmarks wrote.
 
+    python -m benchmarks.page
+
+Each benchmarks/results/NAME.json fills the block of the page between
+
+    <!-- begin NAME -->
+    <!-- end NAME -->
+
+and what the project holds itself to fills the block `goals`, so that no figure is typed by hand.
+"""
+
+import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +22,7 @@ from hf_ats.results.tables import align
 from .record import read_record
 from .report import render_circumstances, render_record
 
+ROOT = Path(__file__).parents[1]
 # What this project holds itself to, on two CPU cores with the paper's IWSLT architecture at r = 0.03125 in float32.
 # None: 1% above the limit.
 GOALS: dict[str, float | None] = {
@@ -29,13 +42,29 @@ GOALS: dict[str, float | None] = {
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
+def main() -> None:
+    """Update the page, draw the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the files")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="the page to update")
+    arguments = parser.parse_args()
+    try:
+        files = record_files(arguments.records)
+        changed = update_page(arguments.page, files)
+        plot_goals([read_record(file) for file in files], arguments.page.with_name("performance-goals.png"))
+        plot_steps(read_record(arguments.records / "training.json"), arguments.page.with_name("training-steps.png"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"page.py: {error}")
+    print(f"{arguments.page} is {'updated' if changed else 'up to date'}", file=sys.stderr)
+
+
 def record_files(folder: str | os.PathLike) -> list[Path]:
-    """The records of a folder; one that varies another (`training-no-dropout`) comes after it (`training`)."""
+    """Return the records of a folder; one that varies another (`training-no-dropout`) comes after it (`training`)."""
     return sorted(Path(folder).glob("*.json"), key=lambda file: file.stem)
 
 
 def update_page(page: str | os.PathLike, records: Sequence[str | os.PathLike]) -> bool:
-    """Renders every record into the block of the page that has the name of its file, and the goals into `goals`.
+    """Render every record into the block of the page that has the name of its file, and the goals into `goals`.
 
     Args:
         page: a Markdown file with `<!-- begin NAME -->` and `<!-- end NAME -->` for each `NAME.json`.
@@ -45,7 +74,7 @@ def update_page(page: str | os.PathLike, records: Sequence[str | os.PathLike]) -
         `bool`: whether the page changed.
 
     Raises:
-        ValueError: a file is no record, or the page has no block for it.
+        ValueError: a file does not hold a record, or the page has no block for it.
     """
     read = {Path(path).stem: read_record(path) for path in records}
     blocks = {name: f"{render_circumstances(one)}\n\n{render_record(one, 'markdown')}" for name, one in read.items()}
@@ -54,7 +83,7 @@ def update_page(page: str | os.PathLike, records: Sequence[str | os.PathLike]) -
 
 
 def render_goals(records: Sequence[dict]) -> str:
-    """A Markdown table: each goal, and what the first of the records that has its ratio measured."""
+    """Return a Markdown table: each goal, and what the first of the records that has its ratio measured."""
     rows = []
     for name, ratio, goal in _measured_goals(records):
         middle, low, high = _figures(ratio)
@@ -86,7 +115,7 @@ def _figures(ratio: dict) -> tuple[float, float, float]:
 
 
 def plot_steps(record: dict, path: str | os.PathLike) -> None:
-    """Draws what the time of each profiled step goes into, as one bar each, into a PNG file.
+    """Draw what the time of each profiled step goes into, as one bar each, into a PNG file.
 
     Raises:
         ValueError: the record has no profile.
@@ -112,14 +141,14 @@ def plot_steps(record: dict, path: str | os.PathLike) -> None:
 
 
 def plot_goals(records: Sequence[dict], path: str | os.PathLike) -> None:
-    """Draws each goal's ratio with its quartiles, beside its limit and the goal, into a PNG file.
+    """Draw each goal's ratio with its quartiles, beside its limit and the goal, into a PNG file.
 
     Raises:
         ValueError: no record has a ratio with a goal.
     """
     measured = list(_measured_goals(records))
     if not measured:
-        raise ValueError("no record has a ratio with a goal; run benchmark_training.py first.")
+        raise ValueError("no record has a ratio with a goal; run benchmarks.training first.")
     figure, axis = _figure(9, 1.4 + 0.36 * len(measured))
     for row, (_, ratio, goal) in enumerate(measured):
         middle, low, high = _figures(ratio)
@@ -153,3 +182,7 @@ def _save(figure, path: str | os.PathLike) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

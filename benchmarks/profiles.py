@@ -21,7 +21,7 @@ OTHER = "copies and elementwise"
 def profile_shares(
     step: Callable[[], object], vocab_size: int, device: torch.device, steps: int = 2
 ) -> dict[str, float]:
-    """Runs `step` a few times under PyTorch's profiler, and says which share of the time each kind of operation took.
+    """Run `step` a few times under PyTorch's profiler, and say which share of the time each kind of operation took.
 
     Args:
         step: what to profile; it is run once before.

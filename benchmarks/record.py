@@ -13,7 +13,6 @@ from hf_ats.evaluation import device_name
 from hf_ats.results import installed_versions, read_json, write_json
 
 FORMAT = 1
-_SECTIONS = ("benchmark", "command", "created", "versions", "machine", "settings", "measurements", "ratios")
 # What decides on a CPU how often memory goes back to the system, which a training step feels.
 _ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE", "PYTORCH_CUDA_ALLOC_CONF")
 
@@ -25,12 +24,11 @@ def build_record(
     measurements: dict[str, dict],
     ratios: dict[str, dict],
     device: torch.device | str = "cpu",
-    command: str | None = None,
 ) -> dict:
-    """The contents of a benchmark's file; adds when, where, with which command and versions it was made.
+    """Return the contents of a benchmark's file: what was measured, when, where, with which command and versions.
 
     Args:
-        benchmark: which one, such as `"training"`.
+        benchmark: the module of `benchmarks`, such as `"training"`.
         settings: everything that was chosen: model, batch, precision, rounds.
         measurements: by the name of what was measured, its figures; each name says its unit (`seconds`, `bytes`,
             `tokens_per_second`), and a figure is a number or a `spread`.
@@ -38,12 +36,11 @@ def build_record(
             that was counted, and where it is known `limit`, the quotient that FLOPs or numbers of parameters alone
             would allow.
         device: what it ran on.
-        command: the command line; by default that of this process.
     """
     return {
         "format": FORMAT,
         "benchmark": benchmark,
-        "command": command or shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": installed_versions(),
         "machine": describe_machine(device),
@@ -54,36 +51,31 @@ def build_record(
 
 
 def write_record(path: str | os.PathLike, record: dict) -> None:
-    """Writes the file, wholly or not at all; its folder is made if need be."""
+    """Write the file, wholly or not at all, and its folder."""
     write_json(path, record)
 
 
 def read_record(path: str | os.PathLike) -> dict:
-    """Reads what `write_record` wrote.
+    """Read what `write_record` wrote.
 
     Raises:
-        ValueError: the file holds no JSON, or not the record of a benchmark; the message names the file.
+        ValueError: the file does not hold the record of a benchmark; the message names the file.
     """
-    record = read_json(path, "give a file that a benchmark script wrote.")
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record = read_json(path, "give a file that a benchmark wrote.")
+    if not isinstance(record, dict) or record.get("format") != FORMAT or "benchmark" not in record:
         raise ValueError(f"{path} does not hold a benchmark in format {FORMAT}; give a file that a benchmark wrote.")
-    missing = [section for section in _SECTIONS if section not in record]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; run its benchmark again.")
     return record
 
 
 def describe_machine(device: torch.device | str = "cpu") -> dict:
-    """What a figure depends on besides the code: processor, cores, threads, device, and how memory is handed out."""
-    device = torch.device(device)
-    chosen = {name: value for name, value in os.environ.items() if name.startswith(_ALLOCATOR)}
+    """Say what a figure depends on besides the code: processor, cores, threads, device, the allocator's settings."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": device_name(device),
+        "device": device_name(torch.device(device)),
         "system": platform.system(),
-        "allocator": chosen,
+        "allocator": {name: value for name, value in os.environ.items() if name.startswith(_ALLOCATOR)},
     }
 
 

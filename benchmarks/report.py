@@ -9,14 +9,14 @@ _SPREAD = {"median", "low", "high"}
 
 
 def render_record(record: dict, markup: str = "text") -> str:
-    """All tables of a record: its measurements, its ratios, and the shares of its profiles."""
+    """Return all tables of a record: its measurements, its ratios, and the shares of its profiles."""
     return "\n\n".join(
         [*render_measurements(record, markup), render_ratios(record, markup), *render_profiles(record, markup)]
     )
 
 
 def render_measurements(record: dict, markup: str = "text") -> list[str]:
-    """One table for measurements of like kind: a row each, a column for each figure, with its unit.
+    """Return a table for measurements of like kind: a row each, a column for each figure, with its unit.
 
     The unit follows from a figure's name: `seconds`, `flops`, and at its end `bytes` or `share`. A spread shows its
     median and, in brackets, its quartiles.
@@ -48,7 +48,7 @@ def _render_table(table: dict[str, dict], markup: str) -> str:
 
 
 def _unit(column: str, values: list) -> tuple[str, Callable[[float], str]]:
-    """The unit that suits the figures of a column, and how to write one of them."""
+    """Return the unit that suits the figures of a column, and how to write one of them."""
     smallest = min((_middle(value) for value in values if not isinstance(value, str) and _middle(value)), default=0)
     if column.endswith("bytes"):
         digits = 1 if smallest >= 1e6 else 3
@@ -84,7 +84,7 @@ def _is_spread(value) -> bool:
 
 
 def render_ratios(record: dict, markup: str = "text") -> str:
-    """A row for each ratio: median and quartiles, and what FLOPs or numbers of parameters alone would allow."""
+    """Return a table with a row for each ratio: median, quartiles, and what FLOPs or parameters alone would allow."""
     rows = []
     for name, ratio in record["ratios"].items():
         measured = "median" in ratio
@@ -100,7 +100,7 @@ def render_ratios(record: dict, markup: str = "text") -> str:
 
 
 def render_profiles(record: dict, markup: str = "text") -> list[str]:
-    """One table: a column for each measurement that was profiled, a row for each kind of operation; or nothing."""
+    """Return a table, if anything was profiled: a column for each measurement, a row for each kind of operation."""
     profiles = {name: figures["profile"] for name, figures in record["measurements"].items() if "profile" in figures}
     if not profiles:
         return []
@@ -110,7 +110,7 @@ def render_profiles(record: dict, markup: str = "text") -> list[str]:
 
 
 def render_circumstances(record: dict) -> str:
-    """On what and with which command a record was made, in Markdown."""
+    """Say in Markdown on what and with which command a record was made."""
     machine, versions = record["machine"], record["versions"]
     device = machine["device"] if machine["device"] != "cpu" else f"{machine['threads']} threads"
     allocator = "".join(f", `{name}={value}`" for name, value in machine["allocator"].items())

@@ -1,4 +1,22 @@
-"""What a training step costs: the stock model, the full network, its core, both in one step; step by step in turns."""
+r"""Measure what a training step costs: the stock model's, the full network's, its core's, and both in one step.
+
+    python -m benchmarks.training
+    python -m benchmarks.training --architecture tiny --vocab_size 2000 --batch_tokens 4096 --dtype bfloat16
+    python -m benchmarks.training --device cuda --dtype bfloat16 --batch_tokens 12000 --compile \
+        --output benchmarks/results/training-h200.json
+
+All steps run in one process in turns, over the same batches with the same optimizer, so that what drifts on the
+machine hits all of them alike; quote the ratios. The steps:
+
+    stock step            a MarianMTModel of transformers with the stock Trainer's loss, nothing of this package
+    stock step, our loss  the same model with the loss of our trainers, to tell what is the loss's and what is not
+    full step, core step  the partitioned model at its two levels
+    slimmable step        both levels in one step, gradients summed
+    alternating mean      the mean of a full and a core step, the price of a step of alternating training
+
+`limit` is what the ratio would be if time were proportional to floating-point operations. Peak memory is measured in
+a process for each.
+"""
 
 import contextlib
 from dataclasses import asdict, dataclass, field
@@ -13,10 +31,11 @@ from hf_ats.partition import INITS, FlopsLedger, PartitionConfig, at_level, blan
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import label_smoothed_cross_entropy, levels_at_step
 
+from .command import run_command
 from .memory import peak_memory
 from .profiles import profile_shares
 from .record import build_record
-from .workload import build_untrained, check_model_settings, random_batch
+from .workload import build_untrained, random_batch
 
 STOCK = "stock step"
 STOCK_OUR_LOSS = "stock step, our loss"
@@ -24,7 +43,6 @@ FULL = "full step"
 CORE = "core step"
 SLIMMABLE = "slimmable step"
 ALTERNATING = "alternating mean"
-_DTYPES = ("float32", "bfloat16")
 _LEVELS = {FULL: ("full",), CORE: ("core",), SLIMMABLE: ("core", "full")}
 
 
@@ -44,7 +62,7 @@ class TrainingBenchmark:
         default="float32",
         metadata={
             "help": "float32, or bfloat16: autocast, as the Trainer's --bf16",
-            "choices": list(_DTYPES),
+            "choices": ["float32", "bfloat16"],
         },
     )
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, ... as from_pretrained has it"})
@@ -61,9 +79,6 @@ class TrainingBenchmark:
     )
 
     def __post_init__(self):
-        check_model_settings(self)
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is not one of {', '.join(_DTYPES)}.")
         if self.batch_tokens < 2 * self.length:
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} holds no pair of {self.length} and {self.length} tokens; raise it "
@@ -76,8 +91,8 @@ class TrainingBenchmark:
         return self.batch_tokens // (2 * self.length)
 
 
-def run_training_benchmark(settings: TrainingBenchmark, progress: bool = True) -> dict:
-    """Measures, and returns the record (`build_record`).
+def run_training_benchmark(settings: TrainingBenchmark) -> dict:
+    """Measure, and return the record (`build_record`).
 
     Before anything is timed, the full network's loss is compared with the stock model's.
 
@@ -89,9 +104,7 @@ def run_training_benchmark(settings: TrainingBenchmark, progress: bool = True) -
     steps = TrainingSteps(settings)
     steps.check()
     timed = {name: lambda name=name: steps.run(name) for name in (STOCK, STOCK_OUR_LOSS, *_LEVELS)}
-    seconds = time_in_turns(
-        timed, settings.rounds, warmup=2, device=settings.device, progress="steps" if progress else None
-    )
+    seconds = time_in_turns(timed, settings.rounds, warmup=2, device=settings.device, progress="steps")
     seconds[ALTERNATING] = [(a + b) / 2 for a, b in zip(seconds[FULL], seconds[CORE], strict=True)]
     tokens = settings.sentences * 2 * settings.length
     measurements = {
@@ -165,7 +178,7 @@ class TrainingSteps:
         self._runs = 0
 
     def check(self) -> None:
-        """The full network computes what the stock model computes, and both losses are the same."""
+        """Check that the full network computes what the stock model computes, and that both losses are the same."""
         losses = {}
         for name in (STOCK, FULL, STOCK_OUR_LOSS):
             model = self.models[self._key(name)].eval()
@@ -178,7 +191,7 @@ class TrainingSteps:
             raise ValueError(f"the losses differ, {losses}, so the steps are not of the same network.")
 
     def run(self, name: str) -> None:
-        """One optimizer step."""
+        """Take one optimizer step."""
         batch = self.batches[self._runs % len(self.batches)]
         self._runs += 1
         key = self._key(name)
@@ -190,11 +203,11 @@ class TrainingSteps:
         self.optimizers[key].zero_grad(set_to_none=True)
 
     def profile(self, name: str) -> dict[str, float]:
-        """Shares of a step's time, see `profile_shares`."""
+        """Return the shares of a step's time, see `profile_shares`."""
         return profile_shares(lambda: self.run(name), self.settings.vocab_size, self.device)
 
     def flops(self) -> dict[str, int]:
-        """Of the forward and backward pass of each step."""
+        """Count the operations of the forward and backward pass of each step."""
         batch = blank_sentences(self.settings.sentences, self.settings.length, self.settings.length)
         stock = FlopsLedger(self.models["stock"]).training_flops(batch)
         ours = FlopsLedger(self.models["ours"])
@@ -229,7 +242,7 @@ class TrainingSteps:
 
 
 def _train_a_little(settings: TrainingBenchmark, name: str) -> None:
-    """What the peak of memory is measured over: each kind of step twice."""
+    """Take four steps, over which the peak of memory is measured: of alternating training each kind twice."""
     steps = TrainingSteps(settings, only=name)
     for step in range(4):
         if name == ALTERNATING:
@@ -237,3 +250,12 @@ def _train_a_little(settings: TrainingBenchmark, name: str) -> None:
             steps.run((CORE, FULL)[level])
         else:
             steps.run(name)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    run_command(TrainingBenchmark, run_training_benchmark, __doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,13 +28,13 @@ class Turn:
         self.laps: list[float] = []
 
     def begin(self) -> None:
-        """Waits for the run's turn."""
+        """Wait for the run's turn."""
         self.go.acquire()
         self._round.raise_if_broken()
         self._since = time.perf_counter()
 
     def step(self) -> None:
-        """One more step is done; after the last of a turn the others run first."""
+        """Count a step; after the last one of a turn let the others run."""
         self._done += 1
         if self._done % self._steps == 0:
             self._stop_watch()
@@ -42,7 +42,7 @@ class Turn:
             self.begin()
 
     def lap(self) -> None:
-        """An epoch is over: the watch starts at 0 again."""
+        """Note the seconds of an epoch; the watch starts at 0 again."""
         self._stop_watch()
         self.laps.append(self._seconds)
         self._seconds = 0.0
@@ -54,7 +54,7 @@ class Turn:
 
 
 class TakesTurns(TrainerCallback):
-    """Tells a `Turn` of the steps and epochs of a Trainer."""
+    """A callback that tells a `Turn` of the steps and epochs of a Trainer."""
 
     def __init__(self, turn: Turn):
         self._turn = turn
@@ -69,7 +69,7 @@ class TakesTurns(TrainerCallback):
 def train_in_turns(
     runs: dict[str, Callable[[Turn], object]], steps: int, *, device: torch.device | str = "cpu"
 ) -> dict[str, list[float]]:
-    """Runs all of them to their end, each `steps` steps at a time.
+    """Run all of them to their end, each `steps` steps at a time.
 
     Args:
         runs: by name, what trains; given its `Turn`, it calls `step` after each step and `lap` after each epoch.
@@ -80,13 +80,8 @@ def train_in_turns(
         Seconds of each epoch by name, the other runs' time left out. The first holds what precedes the first step.
 
     Raises:
-        ValueError: there are no runs, or no steps in a turn.
         Exception: whatever a run raises; the others are given up.
     """
-    if not runs:
-        raise ValueError("runs={} holds nothing to train; give at least one callable by its name.")
-    if steps < 1:
-        raise ValueError(f"steps={steps} makes no turn; write 1 or more.")
     round_ = _Round()
     turns = {name: Turn(round_, steps, torch.device(device)) for name in runs}
     round_.turns = list(turns.values())
@@ -105,11 +100,11 @@ def train_in_turns(
 
 
 class _GivenUp(Exception):
-    """Ends a run because another one failed."""
+    """The end of a run because another one failed."""
 
 
 class _Round:
-    """Who is still running, in the order of their turns."""
+    """The runs that have not ended, in the order of their turns."""
 
     def __init__(self):
         self.turns: list[Turn] = []

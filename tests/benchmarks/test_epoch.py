@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import read_record
-from benchmarks.epoch import check_same_network, check_same_text, measure_epochs, survey, training_flops
+from benchmarks import epoch
+from benchmarks.epoch import check_same_network, check_same_text, survey, training_flops
 from benchmarks.epoch_setup import WAYS, EpochBenchmark, build, build_trainer, draw_pairs, equal_batch_size, load_text
-from benchmarks.overhead import bare_loop, check_same_weights, measure_overhead
+from benchmarks.overhead import bare_loop, check_same_weights
+from benchmarks.record import read_record
 from benchmarks.turns import train_in_turns
-from tests.support.scripts import run
 
 SETTINGS = EpochBenchmark(
-    sentences=300, max_tokens=256, layers=1, width=32, feed_forward=64, vocab_size=300, rounds=1, turn=3, ratios=[0.25]
+    sentences=300, max_tokens=256, layers=1, width=32, vocab_size=300, rounds=1, turn=3, ratios=[0.25]
 )
 
 
@@ -103,33 +103,6 @@ def test_the_operations_are_those_that_the_trainer_counts(way, text, tmp_path):
     assert trainer.state.total_flos == pytest.approx(expected, rel=0 if way == "alternating_budget" else 0.1)
 
 
-def test_epochs_are_measured_each_way(text, tmp_path):
-    settings = replace(SETTINGS, ways=["stock_random", "full_budget", "alternating_budget"], rounds=1)
-    measurements, ratios = measure_epochs(settings, text, tmp_path)
-    assert list(measurements) == settings.ways
-    for one in measurements.values():
-        assert one["sentences"] == SETTINGS.sentences
-        assert one["seconds"]["median"] > 0
-        # Tokens per second are of real tokens.
-        assert one["tokens_per_second"]["median"] == one["tokens"] / one["seconds"]["median"]
-    name = "token-budget epoch / fixed-batch random epoch, equal precision"
-    flops = measurements["full_budget"]["flops"] / measurements["stock_random"]["flops"]
-    assert ratios[name]["limit"] == pytest.approx(flops) and flops < 1
-    assert len(ratios) == 3  # of the five, those whose two ways were run
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(parts=["epoch", "pace"]), "--parts pace is not known; write some of epoch, overhead, start"),
-        (dict(turn=0), "--turn 0 must be at least 1"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        EpochBenchmark(**changes)
-
-
 def test_real_text_is_drawn_by_seed(tmp_path):
     for language in ("de", "en"):
         (tmp_path / f"train.{language}").write_text("".join(f"{language} {n}\n" for n in range(50)), encoding="utf-8")
@@ -142,17 +115,6 @@ def test_real_text_is_drawn_by_seed(tmp_path):
 
 
 # ---- The overhead ----
-
-
-def test_the_bare_loop_is_what_the_trainer_does(text, tmp_path):
-    settings = replace(SETTINGS, overhead_batches=5, overhead_rounds=2, dropout=0.1)
-    measurements, ratios = measure_overhead(settings, text, tmp_path)  # raises if they end with other weights
-    assert set(measurements) == {
-        *("stock_trainer", "ats_trainer", "ats_trainer_with_data", "stock_bare_loop", "ats_bare_loop"),
-        *("load_and_collate", "load_and_collate_stock"),
-    }
-    assert "Trainer overhead over a bare loop, small model" in ratios
-    assert all(one["seconds_per_step"]["median"] > 0 for one in measurements.values())
 
 
 def test_loops_that_end_with_other_weights_are_refused(text):
@@ -170,32 +132,34 @@ def test_loops_that_end_with_other_weights_are_refused(text):
         check_same_weights(*models)
 
 
-def test_too_little_text_for_the_batches_is_refused(text, tmp_path):
-    with pytest.raises(ValueError, match="less than --overhead_batches 1000"):
-        measure_overhead(replace(SETTINGS, overhead_batches=1000), text, tmp_path)
-
-
 # ---- The command ----
 
 
-def test_the_command_prints_its_tables_and_writes_its_record(tmp_path):
-    model = "--layers 1 --width 32 --feed_forward 64 --vocab_size 300 --sentences 300 --max_tokens 256".split()
-    short = "--rounds 1 --turn 4 --overhead_batches 4 --overhead_rounds 1 --start_rounds 1".split()
-    done = run("../benchmarks/benchmark_epoch.py", *model, *short, "--output", tmp_path / "epoch.json")
+def test_the_command_prints_its_tables_and_writes_its_record(tmp_path, command):
+    """The trainers and their bare loops end with the same weights, or it would raise."""
+    model = "--layers 1 --width 32 --vocab_size 300 --sentences 200 --max_tokens 256 --ratios 0.25".split()
+    short = "--rounds 1 --turn 4 --overhead_batches 4 --overhead_rounds 2".split()
+    printed = command(epoch, *model, *short, "--output", tmp_path / "epoch.json")
     record = read_record(tmp_path / "epoch.json")
-    assert record["benchmark"] == "epoch"
-    assert record["settings"]["sentences"] == 300
-    assert set(WAYS) < set(record["measurements"])
-    stages = {name: one for name, one in record["measurements"].items() if name.startswith("start, ")}
-    assert [name for name, one in stages.items() if "stock_seconds" not in one] == ["start, partition"]
-    seconds = {name.removeprefix("start, "): one["ats_seconds"]["median"] for name, one in stages.items()}
-    assert min(seconds.values()) > 0
-    assert seconds.pop("second_step") < seconds.pop("whole") == pytest.approx(sum(seconds.values()))
-    assert len(record["ratios"]) == 10
-    for name in (*record["measurements"], *record["ratios"]):
-        assert name in done.stdout
+    measurements, ratios = record["measurements"], record["ratios"]
+    assert record["command"].startswith("python -m benchmarks.epoch --layers 1")
+    assert list(measurements)[:5] == list(WAYS)
+    for way in WAYS:
+        one = measurements[way]
+        assert one["sentences"] == 200 and one["seconds"]["median"] > 0
+        # Tokens per second are of real tokens.
+        assert one["tokens_per_second"]["median"] == one["tokens"] / one["seconds"]["median"]
+    flops = measurements["full_budget"]["flops"] / measurements["stock_random"]["flops"]
+    name = "token-budget epoch / fixed-batch random epoch, equal precision"
+    assert ratios[name]["limit"] == pytest.approx(flops) and flops < 1
+    loops = ["stock_trainer", "ats_trainer", "ats_trainer_with_data", "stock_bare_loop", "ats_bare_loop"]
+    assert list(measurements)[5:] == loops
+    assert all(measurements[name]["seconds_per_step"]["median"] > 0 for name in loops)
+    assert len(ratios) == 5 + 3 and "Trainer overhead over a bare loop, small model" in ratios
+    for name in (*measurements, *ratios):
+        assert name in printed
 
 
-def test_a_mistake_ends_with_a_sentence(tmp_path):
-    done = run("../benchmarks/benchmark_epoch.py", "--train_prefix", tmp_path / "none", status=1)
-    assert done.stderr.startswith("benchmark_epoch.py: ") and "Traceback" not in done.stderr
+def test_a_mistake_ends_with_a_sentence(tmp_path, command):
+    with pytest.raises(SystemExit, match=r"^epoch.py: .*none"):
+        command(epoch, "--train_prefix", tmp_path / "none")

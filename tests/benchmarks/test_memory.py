@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import peak_memory
+from benchmarks.memory import peak_memory
 
 MEGABYTES = 2**20
 

@@ -32,7 +32,7 @@ def shares_of(step):
 )
 def test_an_operation_counts_where_it_belongs(kind, step):
     shares = shares_of(step)
-    assert max(shares, key=shares.get) == kind
+    assert kind in shares and shares.keys() <= {kind, OTHER}
     assert sum(shares.values()) == pytest.approx(1)
 
 
@@ -41,12 +41,8 @@ def test_the_optimizer_counts_by_itself_even_for_the_embeddings():
     parameter.grad = torch.ones_like(parameter)
     optimizer = torch.optim.AdamW([parameter], fused=True)
 
-    def step():
-        nn.utils.clip_grad_norm_([parameter], 1.0)
-        optimizer.step()
-
-    shares = shares_of(step)
-    assert max(shares, key=shares.get) == "optimizer and clipping"
+    shares = shares_of(optimizer.step)
+    assert "optimizer and clipping" in shares and VOCABULARY not in shares
 
 
 def test_profiles_stand_side_by_side():

@@ -1,11 +1,12 @@
 """A benchmark's file says what was measured, and on what."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from benchmarks import build_record, describe_machine, read_record, write_record
+from benchmarks.record import build_record, describe_machine, read_record, write_record
 
 
 def a_record():
@@ -14,15 +15,15 @@ def a_record():
         settings={"rounds": 3},
         measurements={"stock step": {"seconds": dict(median=1.0, low=0.9, high=1.2)}},
         ratios={"a / b": dict(median=0.5, low=0.4, high=0.6, limit=0.43)},
-        command="python scripts/benchmark_training.py",
     )
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
+def test_a_record_is_read_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/anywhere/training.py", "--rounds", "3"])
     record = a_record()
     write_record(tmp_path / "sub" / "training.json", record)
     assert read_record(tmp_path / "sub" / "training.json") == record
-    assert record["command"] == "python scripts/benchmark_training.py"
+    assert record["command"] == "python -m benchmarks.training --rounds 3"
     assert record["versions"]["torch"] == torch.__version__
 
 
@@ -39,7 +40,7 @@ def test_the_machine_is_described(monkeypatch):
     [
         ("{", "is not JSON"),
         ("{}", "does not hold a benchmark in format 1"),
-        (json.dumps({"format": 1, "benchmark": "training"}), "lacks command, created"),
+        (json.dumps({"format": 1, "task": "translation"}), "does not hold a benchmark in format 1"),
     ],
 )
 def test_another_file_is_refused(text, message, tmp_path):

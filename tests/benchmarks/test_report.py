@@ -1,12 +1,15 @@
 """What the tables of a record say, and in which units."""
 
+import sys
+
 import pytest
 
-from benchmarks import build_record, render_circumstances, render_record
+from benchmarks.record import build_record
+from benchmarks.report import render_circumstances, render_record
 
 
 def record(measurements, ratios=None):
-    return build_record("x", settings={}, measurements=measurements, ratios=ratios or {}, command="python x.py")
+    return build_record("x", settings={}, measurements=measurements, ratios=ratios or {})
 
 
 def rows(table):
@@ -55,6 +58,7 @@ def test_a_ratio_shows_its_quartiles_and_its_limit():
 
 def test_the_circumstances_repeat_the_command_with_what_the_allocator_was_told(monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    monkeypatch.setattr(sys, "argv", ["x.py", "--rounds", "3"])
     text = render_circumstances(record({"a": {"steps": 1}}))
-    assert "```bash\nMALLOC_MMAP_MAX_=0 python x.py\n```" in text
+    assert "```bash\nMALLOC_MMAP_MAX_=0 python -m benchmarks.x --rounds 3\n```" in text
     assert "`MALLOC_MMAP_MAX_=0`" in text and "transformers" in text

@@ -66,11 +66,3 @@ def test_an_error_of_one_run_ends_them_all(watch):
     with pytest.raises(KeyError, match="here"):
         train_in_turns(runs, 1)
     assert len(events) == 2
-
-
-@pytest.mark.parametrize(
-    ("runs", "steps", "message"), [({}, 1, "holds nothing to train"), ({"a": print}, 0, "steps=0 makes no turn")]
-)
-def test_nothing_to_do_is_refused(runs, steps, message):
-    with pytest.raises(ValueError, match=message):
-        train_in_turns(runs, steps)
