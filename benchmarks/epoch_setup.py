@@ -25,7 +25,8 @@ from hf_ats.data import (
 )
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.run.architectures import ARCHITECTURES, build_model
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
+from hf_ats.trainers import ATSSeq2SeqTrainer
+from hf_ats.training import ATSSeq2SeqTrainingArguments
 
 from .turns import TakesTurns, Turn
 from .workload import check_model_settings

@@ -14,12 +14,8 @@ from transformers.trainer_pt_utils import LabelSmoother
 from hf_ats.data import TokenBudgetBatchSampler, TranslationCollator, decoder_inputs, sequence_lengths
 from hf_ats.evaluation import ratio, spread, time_in_turns
 from hf_ats.partition import partitioned_layers
-from hf_ats.training import (
-    ATSSeq2SeqTrainer,
-    ATSSeq2SeqTrainingArguments,
-    label_smoothed_cross_entropy,
-    levels_at_step,
-)
+from hf_ats.trainers import ATSSeq2SeqTrainer
+from hf_ats.training import ATSSeq2SeqTrainingArguments, label_smoothed_cross_entropy, levels_at_step
 
 from .epoch_setup import EpochBenchmark, Text, build, silenced, trained_in_turns, training_arguments, without_dropout
 from .turns import Turn, train_in_turns
