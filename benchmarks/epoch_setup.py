@@ -14,6 +14,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
+from hf_ats import ATSSeq2SeqTrainer
 from hf_ats.data import (
     TokenBudgetBatchSampler,
     TranslationCollator,
@@ -25,7 +26,7 @@ from hf_ats.data import (
 )
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.run import ARCHITECTURES, build_model
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments
+from hf_ats.training import ATSSeq2SeqTrainingArguments
 
 from .turns import TakesTurns, Turn
 

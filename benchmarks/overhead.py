@@ -11,15 +11,11 @@ from torch.utils.data import DataLoader
 from transformers import MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import LabelSmoother
 
+from hf_ats import ATSSeq2SeqTrainer
 from hf_ats.data import TokenBudgetBatchSampler, TranslationCollator, decoder_inputs, sequence_lengths
 from hf_ats.evaluation import ratio, spread
 from hf_ats.partition import set_level
-from hf_ats.training import (
-    ATSSeq2SeqTrainer,
-    ATSSeq2SeqTrainingArguments,
-    label_smoothed_cross_entropy,
-    levels_at_step,
-)
+from hf_ats.training import ATSSeq2SeqTrainingArguments, label_smoothed_cross_entropy, levels_at_step
 
 from .epoch_setup import EpochBenchmark, Text, build, trained_in_turns, training_arguments
 from .turns import Turn, train_in_turns

@@ -14,7 +14,8 @@ from hf_ats.partition import (
     partition_from_adapter_,
     set_level,
 )
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
+from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
+from hf_ats.training import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 
 __version__ = "0.2.0"
 

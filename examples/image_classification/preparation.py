@@ -9,7 +9,8 @@ from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.remote_code.modeling_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_ats.run import Recipe, start
-from hf_ats.training import ATSTrainer, refuse_another_partition
+from hf_ats.trainers import ATSTrainer
+from hf_ats.training import refuse_another_partition
 
 from .augmentation import AugmentedImages, EpochOfImages, ImageCollator, PlainImages
 from .data import LabelledImages, load_images, split_validation

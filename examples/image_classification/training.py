@@ -11,7 +11,8 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hf_ats.partition import FlopsLedger
-from hf_ats.training import ATSTrainer, ATSTrainingArguments
+from hf_ats.trainers import ATSTrainer
+from hf_ats.training import ATSTrainingArguments
 
 
 @dataclass

@@ -30,7 +30,8 @@ from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import count_parameters, level_names
 from hf_ats.results import installed_versions, write_json
 from hf_ats.results.tables import align
-from hf_ats.training import SCHEDULES, ATSTrainer, ATSTrainingArguments
+from hf_ats.trainers import ATSTrainer
+from hf_ats.training import SCHEDULES, ATSTrainingArguments
 
 from .networks import Deep, DeepConfig, Wide, collate, features, save_deep, words_of_languages
 

@@ -3,7 +3,7 @@
 Stands alone: nothing here knows of partitions, training or exports.
 """
 
-from .batches import TokenBudgetBatchSampler, sequence_lengths
+from .batches import COUNTS, TokenBudgetBatchSampler, sequence_lengths
 from .collator import TranslationCollator, decoder_inputs, pad_rows
 from .corpora import load_corpus, load_parallel
 from .embedded_corpus import default_corpus
@@ -12,6 +12,7 @@ from .tokenization import tokenize_corpus
 from .tokenizer import train_tokenizer
 
 __all__ = [
+    "COUNTS",
     "TokenBudgetBatchSampler",
     "TranslationCollator",
     "decoder_inputs",

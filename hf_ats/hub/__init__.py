@@ -2,7 +2,8 @@
 
 from .account import check_access
 from .errors import PushError
+from .publishing import PublishesRuns
 from .push import PushedRepository, push_run
 from .stage import stage_run
 
-__all__ = ["PushError", "PushedRepository", "check_access", "push_run", "stage_run"]
+__all__ = ["PublishesRuns", "PushError", "PushedRepository", "check_access", "push_run", "stage_run"]

@@ -19,7 +19,7 @@ from ..results import (
     write_report_page,
     write_results,
 )
-from ..training import ATSSeq2SeqTrainer
+from ..trainers import ATSSeq2SeqTrainer
 from .languages import set_source_prefix_
 
 logger = logging.getLogger(__name__)

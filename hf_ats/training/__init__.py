@@ -1,18 +1,22 @@
-"""How a super-network is trained: schedules, arguments, the trainers, and the reduction of core steps."""
+"""How a super-network is trained: schedules, arguments, the loss, and the trainer's part that alternates.
+
+Knows nothing of results, cards, the Hub or command lines; `hf_ats.trainers` assembles the trainers that a user takes.
+"""
 
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients
 from .refusals import refuse_another_partition
 from .schedules import SCHEDULES, levels_at_step, trained_levels
-from .trainer import ATSSeq2SeqTrainer, ATSTrainer
+from .token_budget import TokenBudgetBatches
+from .trainer import AlternatingTraining
 
 __all__ = [
     "SCHEDULES",
-    "ATSSeq2SeqTrainer",
     "ATSSeq2SeqTrainingArguments",
-    "ATSTrainer",
     "ATSTrainingArguments",
+    "AlternatingTraining",
+    "TokenBudgetBatches",
     "all_reduce_gradients",
     "label_smoothed_cross_entropy",
     "levels_at_step",

@@ -5,14 +5,27 @@ from dataclasses import MISSING, dataclass, field, fields
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..data.batches import COUNTS
-from .publishing import refuse_hub_strategy
+from ..data import COUNTS
 from .schedules import SCHEDULES
 
 _HUB_STRATEGY_HELP = (
     "When --push_to_hub publishes. 'end': both networks, when training is over; transformers' other choices would "
     "publish the partitioned model."
 )
+
+
+def refuse_hub_strategy(args: TrainingArguments) -> None:
+    """Refuse to publish intermediate checkpoints: partitioned models, which nobody could load from the Hub (law 9).
+
+    Raises:
+        ValueError: `push_to_hub` is on, and `hub_strategy` would publish them.
+    """
+    if args.push_to_hub and HubStrategy(args.hub_strategy) != HubStrategy.END:
+        raise ValueError(
+            f"hub_strategy={HubStrategy(args.hub_strategy).value!r} publishes checkpoints during training, which hold "
+            "the partitioned model and neither of its networks; write hub_strategy='end', under which push_to_hub() "
+            "publishes both when training is over."
+        )
 
 
 # Fields of a base class that comes last in the method resolution order stand first, in a command's help for one;

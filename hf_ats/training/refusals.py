@@ -15,6 +15,7 @@ from ..partition import (
     partitioned_layers,
     stock_config_dict,
 )
+from .arguments import refuse_hub_strategy
 from .sharding import is_sharded
 
 _SHARDED_LAYERS = {PartitionedRankLinear.__name__, PartitionedLinear.__name__}
@@ -32,6 +33,7 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
         ValueError: the launcher, an argument or the model would break a law; the message says what to use instead.
     """
     args = trainer.args
+    refuse_hub_strategy(args)  # `set_push_to_hub` may have changed it
     if trainer.is_deepspeed_enabled:
         raise ValueError(
             "DeepSpeed takes a missing gradient for zero, so a core step would move the full network's weights; "

@@ -1,4 +1,4 @@
-"""The trainers: Transformers' own loop, with the level of each step chosen by a schedule (Algorithm 2)."""
+"""Transformers' own training loop, with the level of each step chosen by a schedule (Algorithm 2)."""
 
 import contextlib
 import re
@@ -6,23 +6,20 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-from ..data import TokenBudgetBatchSampler, decoder_inputs, sequence_lengths
+from ..data import decoder_inputs
 from ..partition import is_translation_model, layers_at_level, level_names, parameters_at_level, partitioned_layers
-from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .by_level import ReportsByLevel
 from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
-from .publishing import PublishesRuns
 from .reduction import all_reduce_gradients, broadcast_statistics
 from .refusals import refuse_another_partition, refuse_second_training, refuse_unkept_laws, refuse_unpartitioned
 from .schedules import levels_at_step, trained_levels
 from .sharding import frozen, gathered_copy, is_sharded, prepare_sharding_
 
 
-class _AlternatingTrainerMixin(ReportsByLevel, PublishesRuns):
+class AlternatingTraining(ReportsByLevel):
     """Runs each optimizer step at the levels of the schedule, and logs, evaluates and counts by level.
 
     Outside its steps and its evaluation the model is at the level that the user left it at. An unpartitioned model is
@@ -208,7 +205,7 @@ def freeze_constants_(model: nn.Module) -> None:
 class _LearningRateOfLevel(TrainerCallback):
     """Scales the learning rate around the optimizer's step, and leaves the scheduler's own value as it was."""
 
-    def __init__(self, trainer: _AlternatingTrainerMixin):
+    def __init__(self, trainer: AlternatingTraining):
         self._trainer = trainer
         self._rates = None
 
@@ -221,89 +218,3 @@ class _LearningRateOfLevel(TrainerCallback):
     def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate
-
-
-class _EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch where the Trainer cannot: in the epoch of a resume, on several processes."""
-
-    def __init__(self, sampler: TokenBudgetBatchSampler):
-        self._sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._sampler.set_epoch(int(state.epoch or 0))
-
-
-class ATSTrainer(_AlternatingTrainerMixin, Trainer):
-    """`transformers.Trainer` over a partitioned model: alternating training of a network and its cores.
-
-    Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` (not
-    of steps that sum several levels' gradients, as under `slimmable`) and `learning_rate_<level>`, and evaluates every
-    level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
-
-    The loss of a translation model is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
-    that accumulation and the number of processes do not change the gradient (law 8; the stock loss of Marian does not
-    keep it), and its evaluation loss is per target token of the whole set. A `compute_loss_func` of your own replaces
-    both. Other models compute their own loss, as with `Trainer`.
-
-    Raises:
-        ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP
-            version 1 (version 2 is supported) and some options of version 2, nn.DataParallel, a model on several
-            devices, layer dropping on several processes, an unpartitioned model with another schedule than `"full"`,
-            a `metric_for_best_model` that names no trained level, `push_to_hub` of a model that does not translate; in
-            `train`, for a checkpoint of another partition;
-            under FSDP, in `evaluate` and `predict` before `train`, and in a second `train`.
-    """
-
-    _arguments_class = ATSTrainingArguments
-
-
-class ATSSeq2SeqTrainer(_AlternatingTrainerMixin, Seq2SeqTrainer):
-    """`transformers.Seq2SeqTrainer` over a partitioned model: alternating training of a network and its cores.
-
-    Takes what `Seq2SeqTrainer` takes, with `ATSSeq2SeqTrainingArguments`. Adds what `ATSTrainer` adds, and batches by
-    token budget (`max_tokens`).
-
-    Raises:
-        ValueError: as `ATSTrainer`.
-
-    Example:
-
-    ```python
-    >>> model = partition_(model, PartitionConfig(ratios=[0.03125]))
-    >>> args = ATSSeq2SeqTrainingArguments(output_dir="out", schedule="alternating", max_tokens=4096)
-    >>> ATSSeq2SeqTrainer(model, args, train_dataset=train, data_collator=collator).train()
-    ```
-    """
-
-    _arguments_class = ATSSeq2SeqTrainingArguments
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches by token budget where `max_tokens` is set, by number of sentences otherwise."""
-        if self.args.max_tokens is None or self.train_dataset is None:
-            return super().get_train_dataloader()
-        args = self.args
-        if not hasattr(self.train_dataset, "__len__"):
-            raise ValueError(
-                f"max_tokens={args.max_tokens} needs the length of every sentence, and a "
-                f"{type(self.train_dataset).__name__} is a stream; use per_device_train_batch_size instead."
-            )
-        sampler = TokenBudgetBatchSampler(
-            sequence_lengths(self.train_dataset),
-            args.max_tokens,
-            num_replicas=args.world_size,
-            counts=args.max_tokens_counts,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            pad_to_multiple_of=getattr(self.data_collator, "pad_to_multiple_of", None),
-        )
-        self.remove_callback(_EpochOfSampler)  # that of an earlier run's sampler
-        self.add_callback(_EpochOfSampler(sampler))
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=sampler,
-            collate_fn=self._get_collator_with_removed_columns(self.data_collator, description="training"),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
-        return self.accelerator.prepare(loader)

@@ -1,17 +1,17 @@
 """`push_to_hub` of the trainers: the exports go to the Hub, and the partitioned model never does."""
 
+import copy
 import json
 from concurrent.futures import Future
 
 import pytest
-from huggingface_hub import snapshot_download
-from transformers import AutoModelForSeq2SeqLM
 from transformers.trainer_utils import HubStrategy
 
 from hf_ats.hub import PushError
 from hf_ats.results import read_results
-from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer, ATSTrainingArguments
-from tests.support.checkpoints import ENGLISH, GERMAN, trained_tokenizer
+from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
+from hf_ats.training import ATSTrainingArguments
+from tests.support.checkpoints import trained_tokenizer
 from tests.support.distributed import launch
 from tests.support.hub import LoopbackHub, connected_hub
 from tests.support.models import partitioned, pictures, tiny_model, tiny_resnet
@@ -33,11 +33,26 @@ def hub(monkeypatch, tmp_path):
         yield hub
 
 
-@pytest.fixture
-def trained(tokenizer, tmp_path):
-    trainer = trainer_of(tokenizer, tmp_path / "pair")
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("run") / "pair"
+
+
+@pytest.fixture(scope="module")
+def reported(tokenizer, directory):
+    """A trainer that has trained and whose run has its report."""
+    trainer = trainer_of(tokenizer, directory)
     trainer.train()
+    report(trainer)
     return trainer
+
+
+@pytest.fixture
+def trained(reported, monkeypatch):
+    """The same, with arguments that a test may change."""
+    monkeypatch.setattr(reported, "args", copy.copy(reported.args))
+    monkeypatch.setattr(reported, "hub_model_id", None)
+    return reported
 
 
 def weights_on_hub(hub):
@@ -51,63 +66,22 @@ def weights_on_hub(hub):
 # ---- What goes ----
 
 
-def test_the_report_that_is_there_is_pushed(trained, hub, tmp_path):
-    results = report(trained)
+def test_the_report_that_is_there_is_pushed(trained, hub, directory):
     commit = trained.push_to_hub()
     assert set(hub.repositories) == BOTH
     assert commit.oid == hub.repositories["ann/pair-full"].refs["main"]
     assert commit.commit_message == "End of training"
-    assert json.loads(hub.repositories["ann/pair-core"].files()["results.json"])["run_id"] == results["run_id"]
-    for level in ("core", "full"):
-        assert (
-            weights_on_hub(hub)[f"ann/pair-{level}"] == (tmp_path / "pair" / level / "model.safetensors").read_bytes()
-        )
-
-
-def test_without_a_report_it_makes_one_on_the_validation_data(trained, hub, tmp_path):
-    of_transformers = dict(dataset_tags="bentrevett/multi30k", dataset="Multi30k", tasks="translation")
-    trained.push_to_hub(license="mit", finetuned_from="org/base", **of_transformers)
-    results = read_results(tmp_path / "pair/results.json")
-    data = dict(name="Multi30k", test_part="validation", source_lang="de", target_lang="en", train=4)
-    assert results["data"].items() >= data.items()
-    assert {sample["source"]: sample["reference"] for sample in results["samples"]} == dict(
-        zip(GERMAN, ENGLISH, strict=True)
-    )
-    card = {"license": "mit", "datasets": ["bentrevett/multi30k"], "base_model": "org/base"}
-    assert results["card"] == card
-    assert set(hub.repositories) == BOTH
-    AutoModelForSeq2SeqLM.from_pretrained(snapshot_download("ann/pair-full"))
-
-
-def test_a_report_from_before_this_training_is_not_taken_for_its_own(trained, hub, tokenizer, tmp_path):
-    report(trained)
-    path = tmp_path / "pair/results.json"
-    old = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(old | {"created": "2020-01-01T00:00:00+00:00"}), encoding="utf-8")
-    trained.push_to_hub(license="mit", dataset="words")
-    assert read_results(path)["created"] >= old["created"]
     published = json.loads(hub.repositories["ann/pair-core"].files()["results.json"])
-    # What was reported is made again; of the same weights it is the same run.
-    assert published["created"] >= old["created"] and published["run_id"] == old["run_id"]
+    assert published["run_id"] == read_results(directory / "results.json")["run_id"]
+    for level in ("core", "full"):
+        assert weights_on_hub(hub)[f"ann/pair-{level}"] == (directory / level / "model.safetensors").read_bytes()
 
 
-def test_a_report_of_fewer_steps_is_made_again(trained, hub, tmp_path):
-    old = report(trained)
-    trained.args.max_steps = 4
-    trained.train()
-    trained.push_to_hub(license="mit", dataset="words")
-    results = read_results(tmp_path / "pair/results.json")
-    assert results["run_id"] != old["run_id"]
-    assert results["training"]["steps"] == 4
-
-
-def test_the_arguments_name_where_it_goes(tokenizer, hub, tmp_path):
-    hub_fields = dict(hub_model_id="lab/named", hub_private_repo=True, hub_revision="v1", hub_token="writer")
-    trainer = trainer_of(tokenizer, tmp_path / "pair", push_to_hub=True, **hub_fields)
-    assert hub.repositories == {}  # nothing is made before there is something to put in it
-    trainer.train()
-    report(trainer)
-    trainer.push_to_hub("Message", create_pr=False, levels=["core"], commit_description="More")
+def test_the_arguments_name_where_it_goes(trained, hub):
+    fields = dict(hub_model_id="lab/named", hub_private_repo=True, hub_revision="v1", hub_token="writer")
+    for name, value in fields.items():
+        setattr(trained.args, name, value)
+    trained.push_to_hub("Message", create_pr=False, levels=["core"], commit_description="More")
     assert list(hub.repositories) == ["lab/named-core"]
     repository = hub.repositories["lab/named-core"]
     assert repository.private
@@ -115,53 +89,46 @@ def test_the_arguments_name_where_it_goes(tokenizer, hub, tmp_path):
     assert set(repository.files("main")) == {".gitattributes"}
 
 
-def test_arguments_of_the_call_come_first(tokenizer, hub, tmp_path):
-    trainer = trainer_of(tokenizer, tmp_path / "pair", hub_private_repo=True, hub_revision="v1", hub_token="nobody")
-    trainer.train()
-    report(trainer)
-    trainer.push_to_hub(token="stranger", revision="v2", private=False)
+def test_arguments_of_the_call_come_first(trained, hub):
+    for name, value in dict(hub_private_repo=True, hub_revision="v1", hub_token="nobody").items():
+        setattr(trained.args, name, value)
+    trained.push_to_hub(token="stranger", revision="v2", private=False)
     assert not hub.repositories["bob/pair-core"].private
     assert sorted(hub.repositories["bob/pair-core"].refs) == ["main", "v2"]
 
 
-def test_saving_the_model_by_hand_publishes_the_pair(tokenizer, hub, tmp_path):
-    trainer = trainer_of(tokenizer, tmp_path / "pair", push_to_hub=True)
+def test_the_partitioned_model_is_never_published(tokenizer, hub, tmp_path):
+    trainer = trainer_of(tokenizer, tmp_path / "pair", push_to_hub=True, save_strategy="steps", save_steps=1)
+    assert hub.repositories == {}  # nothing is made before there is something to put in it
+    trainer.args.hub_strategy = HubStrategy.EVERY_SAVE  # too late to be refused
+    hub.requests.clear()
     trainer.train()
+    assert (tmp_path / "pair/checkpoint-1").is_dir()
+    assert hub.requests == []  # no checkpoint goes to the Hub during training
     report(trainer)
-    trainer.save_model()
-    saved = (tmp_path / "pair/model.safetensors").read_bytes()  # the partitioned model
+    trainer.save_model()  # which publishes, as the Trainer's does
+    saved = (tmp_path / "pair/model.safetensors").read_bytes()
     assert weights_on_hub(hub).keys() == BOTH
     assert saved not in weights_on_hub(hub).values()
     assert hub.repositories["ann/pair-core"].log()[0].title == "Model save"
 
 
-def test_no_checkpoint_goes_to_the_hub_during_training(tokenizer, hub, tmp_path):
-    trainer = trainer_of(tokenizer, tmp_path / "pair", push_to_hub=True, save_strategy="steps", save_steps=1)
-    trainer.args.hub_strategy = HubStrategy.EVERY_SAVE  # too late to be refused
-    hub.requests.clear()
-    trainer.train()
-    assert (tmp_path / "pair/checkpoint-1").is_dir()
-    assert hub.requests == []
-
-
-def test_it_goes_on_in_the_background(trained, hub):
-    report(trained)
+def test_it_goes_on_in_the_background_and_an_error_there_is_told(trained, hub):
+    hub.fail("POST", "/commit/", 403)
+    with pytest.raises(PushError, match="status 403"):
+        trained.push_to_hub(blocking=False).result(timeout=60)
     future = trained.push_to_hub(blocking=False)
     assert isinstance(future, Future)
     assert future.result(timeout=60).oid == hub.repositories["ann/pair-full"].refs["main"]
 
 
-def test_an_error_in_the_background_is_told(trained, hub):
-    report(trained)
-    hub.fail("POST", "/commit/", 403)
-    with pytest.raises(PushError, match="status 403"):
-        trained.push_to_hub(blocking=False).result(timeout=60)
-
-
 def test_a_network_that_was_never_partitioned_has_one_repository(tokenizer, hub, tmp_path):
     trainer = trainer_of(tokenizer, tmp_path / "pair", model=tiny_model("marian"), schedule="full")
     trainer.train()
-    trainer.push_to_hub(license="mit", dataset="words")
+    with pytest.raises(ValueError, match=r"has no report of this training.*report_trained\(trainer, \.\.\.\) first"):
+        trainer.push_to_hub()
+    report(trainer)
+    trainer.push_to_hub()
     assert set(hub.repositories) == {"ann/pair-full"}
 
 
@@ -203,53 +170,19 @@ def test_a_trainer_that_has_not_trained(tokenizer, hub, tmp_path):
 
 def test_a_model_that_does_not_translate(hub, tmp_path):
     trainer = ATSTrainer(tiny_resnet(), plain_arguments(tmp_path, schedule="full"), train_dataset=pictures())
-    match = "a ResNetForImageClassification is none; leave push_to_hub out, write export_full"
+    match = "a ResNetForImageClassification is not one; leave push_to_hub out, write export_full"
     with pytest.raises(ValueError, match=match):
         trainer.push_to_hub()
     with pytest.raises(ValueError, match=match):
         ATSTrainer(tiny_resnet(), ATSTrainingArguments(str(tmp_path), schedule="full", push_to_hub=True, use_cpu=True))
 
 
-def test_nothing_to_make_a_report_with(tokenizer, hub, tmp_path):
-    for fields, match in (
-        (dict(eval_dataset=None), "no eval_dataset"),
-        (dict(eval_dataset={"one": [], "two": []}), "several eval_datasets"),
-        (dict(processing_class=None), "no processing_class"),
-    ):
-        trainer = trainer_of(tokenizer, tmp_path / "pair", **fields)
-        trainer.train()
-        with pytest.raises(ValueError, match=f"the trainer has {match}.*report_trained"):
-            trainer.push_to_hub()
-    assert hub.repositories == {}
-
-
-def test_facts_that_nobody_names_are_asked_for_before_the_report_is_made(trained, hub, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing says what data this is; write push_to_hub\(dataset="):
-        trained.push_to_hub(license="mit")
-    with pytest.raises(ValueError, match="license is missing"):
-        trained.push_to_hub(dataset="words")
-    assert not (tmp_path / "pair/core").exists()
-
-
-def test_languages_that_nobody_names(trained, hub, tmp_path):
-    trained.processing_class.source_lang = None
-    with pytest.raises(ValueError, match=r"does not say what it translates; write push_to_hub\(language="):
-        trained.push_to_hub()
-    trained.push_to_hub(language=["nl", "en"], license="mit", dataset="words")
-    assert read_results(tmp_path / "pair/results.json")["data"]["source_lang"] == "nl"
-    trained.processing_class.source_lang = "de"
-
-
-def test_what_no_card_has_room_for(trained, hub):
-    report(trained)
-    for given, match in (
-        (dict(tags=["a"], model_name="b"), "takes no model_name, tags: its cards are rendered from results.json"),
-        (dict(tasks="summarization"), "tasks='summarization': what is published translates"),
-        (dict(language="de"), "language='de' must be source and target"),
-        (dict(license="Apache 2"), "license='Apache 2'"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            trained.push_to_hub(**given)
+def test_a_report_of_another_training(trained, hub, monkeypatch):
+    began, steps = trained._training_began, trained.state.global_step
+    for owner, name, value in ((trained, "_training_began", began + 3600), (trained.state, "global_step", steps + 2)):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="has no report of this training"):
+            patch.setattr(owner, name, value)
+            trained.push_to_hub()
     assert hub.repositories == {}
 
 
@@ -261,7 +194,7 @@ def test_of_two_processes_one_pushes_and_both_know(tmp_path, monkeypatch):
         first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
         assert first == second
         assert "has no part in 'bob'" in first["refused"]
-        assert "license is missing" in first["lacking"]
+        assert "has no report of this training" in first["lacking"]
         assert first["commit"] == hub.repositories["ann/pair-full"].refs["main"]
         assert [path for _, path in hub.requests].count("/api/models/ann/pair-core/commit/main") == 1
         assert set(hub.repositories) == BOTH

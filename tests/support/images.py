@@ -14,7 +14,7 @@ from examples.image_classification import (
 )
 from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.training import ATSTrainer
+from hf_ats.trainers import ATSTrainer
 
 
 def tiny_resnet(seed: int = 0, **overrides) -> CifarResNetForImageClassification:

@@ -11,7 +11,7 @@ from hf_ats.partition import PartitionConfig, level_names
 from hf_ats.results import build_results, json_text, read_results, write_results
 from hf_ats.results.portable import portable_results
 from hf_ats.run import report_trained
-from hf_ats.training import ATSSeq2SeqTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.checkpoints import ENGLISH, GERMAN, trained_tokenizer
 from tests.support.models import partitioned
 from tests.support.training import arguments
@@ -80,7 +80,7 @@ def _rows(tokenizer, german, english) -> list[dict]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def trainer_of(tokenizer, directory, model=None, once_arguments_are_made=None, **fields):
+def trainer_of(tokenizer, directory, model=None, **fields):
     """A trainer that could publish itself; two steps, one of each network."""
     model = partitioned() if model is None else model
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -88,8 +88,6 @@ def trainer_of(tokenizer, directory, model=None, once_arguments_are_made=None, *
     data |= {name: fields.pop(name) for name in ("eval_dataset", "processing_class") if name in fields}
     data.setdefault("processing_class", tokenizer)
     args = arguments(directory, **({"max_steps": 2, "generation_max_length": 12} | fields))
-    if once_arguments_are_made is not None:
-        once_arguments_are_made()
     return ATSSeq2SeqTrainer(model, args, data_collator=TranslationCollator(tokenizer), **data)
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 from hf_ats.partition.summed import SummedNetworks
-from hf_ats.training import ATSTrainer
+from hf_ats.trainers import ATSTrainer
 from tests.support.training import plain_arguments
 
 FEATURES, CROSSES, CLASSES, BATCH = 6, 8, 3, 4

@@ -6,7 +6,8 @@ from transformers import TrainerCallback
 
 from hf_ats.data import TranslationCollator
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer, ATSTrainingArguments
+from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
+from hf_ats.training import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from tests.support.laws import snapshot
 from tests.support.models import VOCABULARY, pictures, tiny_resnet
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_ats.training import ATSSeq2SeqTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.models import partitioned, tiny_model
 from tests.support.training import arguments, make_trainer
 

@@ -7,7 +7,7 @@ import transformers
 from torch import nn
 from transformers import get_inverse_sqrt_schedule
 
-from hf_ats.training import ATSSeq2SeqTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer
 from hf_ats.training.learning_rate import inverse_sqrt_schedule
 from tests.support.laws import assert_same_weights
 from tests.support.models import partitioned

@@ -14,7 +14,7 @@ from hf_ats.partition import (
     partitioned_layers,
     set_level,
 )
-from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
 from tests.support.models import partitioned
 from tests.support.training import arguments, collator, make_trainer, plain_arguments, sentences
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.training import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, ATSTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
+from hf_ats.training import ATSSeq2SeqTrainingArguments
 from tests.support.models import partitioned, pictures, tiny_model, tiny_resnet
 from tests.support.training import arguments, make_trainer, plain_arguments, sentences
 

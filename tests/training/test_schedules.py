@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ats.training import SCHEDULES, ATSSeq2SeqTrainer, levels_at_step, trained_levels
+from hf_ats.trainers import ATSSeq2SeqTrainer
+from hf_ats.training import SCHEDULES, levels_at_step, trained_levels
 from tests.support.laws import assert_same_weights
 from tests.support.models import partitioned
 from tests.support.training import make_trainer

@@ -12,7 +12,7 @@ from hf_ats.partition import (
     partition_,
     partitioned_layers,
 )
-from hf_ats.training import ATSSeq2SeqTrainer, ATSTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
 from tests.support import reference
 from tests.support.laws import assert_close_named, assert_moved, assert_same_weights, assert_still, snapshot
 from tests.support.models import FAMILIES, partitioned, pictures, tiny_model, tiny_resnet

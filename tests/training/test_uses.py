@@ -9,7 +9,7 @@ from torch.utils.data import SequentialSampler
 from transformers import BartConfig, BartForSequenceClassification
 
 from hf_ats.partition import PartitionConfig, partition_
-from hf_ats.training import ATSTrainer
+from hf_ats.trainers import ATSTrainer
 from tests.support.laws import assert_moved, assert_same_weights, assert_still, snapshot
 from tests.support.models import partitioned, tiny_config, tiny_model
 from tests.support.training import (

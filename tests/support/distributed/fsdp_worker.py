@@ -16,7 +16,7 @@ from benchmarks.collectives import CountCollectives
 from benchmarks.distributed import shard_on_cpu
 from hf_ats.checkpoint import export_core, export_full
 from hf_ats.run.architectures import keep_pad_row_zero_
-from hf_ats.training import ATSSeq2SeqTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.distributed.worker import refusal
 from tests.support.models import partitioned
 from tests.support.training import SequentialTrainer, arguments, collator, make_trainer, sentences

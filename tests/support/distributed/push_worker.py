@@ -1,4 +1,4 @@
-"""What two processes push, under FSDP version 2 where that can be, for test_training_push.py; launched by torchrun."""
+"""What two processes push, for tests/hub/test_trainer_push.py; launched by torchrun."""
 
 import json
 import os
@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
-from benchmarks.distributed import shard_on_cpu
 from tests.support.checkpoints import trained_tokenizer
-from tests.support.pushes import trainer_of
-
-IS_SHARDED = int(transformers.__version__.split(".")[0]) >= 5  # transformers 4 shards on GPUs alone
-SHARDED = dict(fsdp=True, fsdp_config={"version": 2}, once_arguments_are_made=shard_on_cpu) if IS_SHARDED else {}
+from tests.support.pushes import report, trainer_of
 
 
 def words(kind: type[Exception], action) -> str:
@@ -29,13 +24,14 @@ def main(out: Path):
     rank = int(os.environ["RANK"])
     tokenizer = trained_tokenizer(out / f"tokenizer{rank}")
     elsewhere = dict(push_to_hub=True, hub_model_id="bob/pair")
-    refused = words(OSError, lambda: trainer_of(tokenizer, out / "refused", **elsewhere, **SHARDED))
-    trainer = trainer_of(tokenizer, out / "pair", push_to_hub=True, **SHARDED)
-    assert trainer.accelerator.is_fsdp2 == IS_SHARDED
+    refused = words(OSError, lambda: trainer_of(tokenizer, out / "refused", **elsewhere))
+    trainer = trainer_of(tokenizer, out / "pair", push_to_hub=True)
     assert trainer.accelerator.num_processes == 2
     trainer.train()
-    lacking = words(ValueError, lambda: trainer.push_to_hub(dataset="words"))
-    commit = trainer.push_to_hub(dataset="words", license="mit")
+    lacking = words(ValueError, trainer.push_to_hub)
+    if trainer.is_world_process_zero():
+        report(trainer)
+    commit = trainer.push_to_hub()
     record = {"refused": refused, "lacking": lacking, "commit": commit.oid, "name": trainer.hub_model_id}
     (out / f"rank{rank}.json").write_text(json.dumps(record), encoding="utf-8")
     torch.distributed.destroy_process_group()

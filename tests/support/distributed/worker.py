@@ -11,7 +11,7 @@ from transformers import MarianMTModel
 
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.run.architectures import keep_pad_row_zero_
-from hf_ats.training import ATSSeq2SeqTrainer
+from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.models import partitioned
 from tests.support.training import SequentialTrainer, make_trainer, sentences, train_pictures
 from tests.support.versions import BEFORE_5

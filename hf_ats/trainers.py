@@ -1,0 +1,51 @@
+"""The trainers that a user takes: alternating training, and the publication of its run, over Transformers' own."""
+
+from transformers import Seq2SeqTrainer, Trainer
+
+from .hub import PublishesRuns
+from .training import AlternatingTraining, ATSSeq2SeqTrainingArguments, ATSTrainingArguments, TokenBudgetBatches
+
+
+class ATSTrainer(AlternatingTraining, PublishesRuns, Trainer):
+    """`transformers.Trainer` over a partitioned model: alternating training of a network and its cores.
+
+    Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` (not
+    of steps that sum several levels' gradients, as under `slimmable`) and `learning_rate_<level>`, and evaluates every
+    level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
+
+    The loss of a translation model is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
+    that accumulation and the number of processes do not change the gradient (law 8; the stock loss of Marian does not
+    keep it), and its evaluation loss is per target token of the whole set. A `compute_loss_func` of your own replaces
+    both. Other models compute their own loss, as with `Trainer`.
+
+    Raises:
+        ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP
+            version 1 (version 2 is supported) and some options of version 2, nn.DataParallel, a model on several
+            devices, layer dropping on several processes, an unpartitioned model with another schedule than `"full"`,
+            a `metric_for_best_model` that names no trained level, `push_to_hub` of a model that does not translate; in
+            `train`, for a checkpoint of another partition;
+            under FSDP, in `evaluate` and `predict` before `train`, and in a second `train`.
+    """
+
+    _arguments_class = ATSTrainingArguments
+
+
+class ATSSeq2SeqTrainer(AlternatingTraining, TokenBudgetBatches, PublishesRuns, Seq2SeqTrainer):
+    """`transformers.Seq2SeqTrainer` over a partitioned model: alternating training of a network and its cores.
+
+    Takes what `Seq2SeqTrainer` takes, with `ATSSeq2SeqTrainingArguments`. Adds what `ATSTrainer` adds, and batches by
+    token budget (`max_tokens`).
+
+    Raises:
+        ValueError: as `ATSTrainer`.
+
+    Example:
+
+    ```python
+    >>> model = partition_(model, PartitionConfig(ratios=[0.03125]))
+    >>> args = ATSSeq2SeqTrainingArguments(output_dir="out", schedule="alternating", max_tokens=4096)
+    >>> ATSSeq2SeqTrainer(model, args, train_dataset=train, data_collator=collator).train()
+    ```
+    """
+
+    _arguments_class = ATSSeq2SeqTrainingArguments
