@@ -23,7 +23,8 @@ REPOSITORY = Path(__file__).parents[2]
 def test_a_table_is_rendered_from_the_result_files_by_the_readmes_own_command(block, render, files):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     shown = readme.split(f"<!-- begin {block} -->")[1].split(f"<!-- end {block} -->")[0].strip()
-    commands = re.findall("python scripts/compare_runs.py (.*)", readme.replace("\\\n", " "))
+    compare = r"(?:hf-ats compare|scripts/compare_runs\.py|-m examples\.image_classification\.compare) (.*)"
+    commands = re.findall(compare, readme.replace("\\\n", " "))
     (command,) = (one for one in commands if f"--block {block}" in one)
     words = shlex.split(command)
     named = [file for word in words[: words.index("--replace")] for file in expanded(word)]
