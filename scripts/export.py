@@ -44,7 +44,7 @@ def main() -> None:
     model = load_partitioned(arguments.checkpoint)
     processor = load_processor(arguments.checkpoint, model)
     # The smallest core has the plain name; a larger one of a ladder goes by its own, such as level1.
-    levels = [resolve_level(model, int(level) if level.isdigit() else level) for level in arguments.level]
+    levels = [resolve_level(model, level) for level in arguments.level]
     cores = {level_names(model)[level]: level for level in levels}
     out = arguments.output_dir
     writers = {

@@ -123,8 +123,6 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
         ImportError: peft, which an adapter needs, is not installed.
         ValueError: there is no such level; and as `load_partitioned`.
     """
-    if isinstance(level, str) and level.isdecimal():
-        level = int(level)
     if is_partitioned_checkpoint(model):
         network = load_partitioned(model, **kwargs)
         set_level(network, "full" if level is None else level)

@@ -72,21 +72,19 @@ class PartitionConfig:
             raise ValueError(f"method={self.method!r} is not known; write one of {', '.join(map(repr, INITS))}.")
         if self.init is None:
             self.init = INITS[self.method][0]
+        starts = ", ".join(map(repr, INITS[self.method]))
         if self.init == ADAPTER and self.ranks is None:
             raise ValueError(
                 f"init={ADAPTER!r} is how partition_from_adapter_(model, adapter) starts, with the adapter's ranks; "
-                f"call that, or write one of {', '.join(map(repr, INITS[self.method]))}."
+                f"call that, or write one of {starts}."
             )
         if self.init not in (*INITS[self.method], ADAPTER):
-            raise ValueError(
-                f"init={self.init!r} is no start of method={self.method!r}; write one of "
-                f"{', '.join(map(repr, INITS[self.method]))}."
-            )
+            raise ValueError(f"init={self.init!r} is not a start of method={self.method!r}; write one of {starts}.")
         if self.ranks is not None:
             self._check_ranks()
             self.ratios = []
         else:
-            self.ratios = self._checked_ratios((0.03125,) if self.ratios is None else self.ratios)
+            self.ratios = self._checked_ratios()
         if isinstance(self.target_modules, dict):
             self._check_roles()
         else:
@@ -99,8 +97,6 @@ class PartitionConfig:
                 f"target_modules={self.target_modules!r} gives layers roles, which method='width' knows; with "
                 f"method={self.method!r} write a list, target_modules={list(self.target_modules)}."
             )
-        if not self.target_modules:
-            raise ValueError("target_modules={} names no module; write None to leave it open.")
         for suffix, role in self.target_modules.items():
             if role not in ROLES:
                 raise ValueError(
@@ -119,61 +115,37 @@ class PartitionConfig:
                     f"ranks={self.ranks!r} say which modules get which rank, and so do "
                     f"{other}={getattr(self, other)!r}; leave one of them out."
                 )
-        if not isinstance(self.ranks, dict) or not self.ranks:
+        if not self.ranks or any(type(rank) is not int or rank < 1 for rank in self.ranks.values()):
             raise ValueError(
-                f"ranks={self.ranks!r} give no module a rank; write a dictionary, such as ranks={{'fc1': 16}}."
+                f"ranks={self.ranks!r} must give modules whole numbers of at least 1; write such as "
+                "ranks={'fc1': 16, 'q_proj': 8}."
             )
-        for suffix, rank in self.ranks.items():
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ValueError(f"ranks give {suffix!r} the rank {rank!r}; write a whole number of at least 1.")
-        self.ranks = dict(self.ranks)
 
-    @staticmethod
-    def _checked_ratios(ratios) -> list[float]:
-        if isinstance(ratios, (int, float)):
-            raise ValueError(f"ratios={ratios!r} is a single number; write a list, ratios=[{ratios}].")
-        ratios = [float(ratio) for ratio in ratios]
-        if not ratios:
-            raise ValueError("ratios=[] names no core; write at least one ratio, such as ratios=[0.03125].")
-        for ratio in ratios:
-            if not 0 < ratio < 1:
-                raise ValueError(
-                    f"ratios={ratios} holds {ratio}, which is not between 0 and 1; a core keeps a share, such as "
-                    "0.03125 or 0.25 (the full network is always there and is not listed)."
-                )
-        if any(later <= earlier for earlier, later in pairwise(ratios)):
+    def _checked_ratios(self) -> list[float]:
+        ratios = [0.03125] if self.ratios is None else [float(ratio) for ratio in self.ratios]
+        if not ratios or not all(earlier < later for earlier, later in pairwise([0, *ratios, 1])):
             raise ValueError(
-                f"ratios={ratios} must increase strictly, from the smallest core to the largest; write "
-                f"ratios={sorted(set(ratios))}."
+                f"ratios={ratios} must lie between 0 and 1 and increase strictly, from the smallest core to the "
+                "largest; write such as ratios=[0.03125, 0.25] (the full network is always there and is not listed)."
             )
         return ratios
 
     @staticmethod
     def _checked_pattern(name: str, pattern) -> list[str] | str | None:
-        if pattern is None:
-            return None
-        if isinstance(pattern, str):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"{name}={pattern!r} is a string, hence a regular expression, and does not compile ({error}); "
-                    f"to name one module write a list, {name}=[{pattern!r}]."
-                ) from None
-            return pattern
-        pattern = list(pattern)
-        if not pattern:
-            raise ValueError(f"{name}=[] names no module; write None to leave it open.")
+        if not isinstance(pattern, str):
+            return pattern if pattern is None else list(pattern)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"{name}={pattern!r} is a string, hence a regular expression, and does not compile ({error}); "
+                f"to name one module write a list, {name}=[{pattern!r}]."
+            ) from None
         return pattern
 
     def to_dict(self) -> dict:
-        """A JSON-ready dictionary of all fields."""
+        """Return a JSON-ready dictionary of all fields, which are the arguments of the constructor."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> "PartitionConfig":
-        """The configuration that `to_dict` wrote."""
-        return cls(**fields)
 
     @property
     def num_cores(self) -> int:
@@ -181,5 +153,5 @@ class PartitionConfig:
         return 1 if self.ranks is not None else len(self.ratios)
 
     def width(self, ratio: float, size: int) -> int:
-        """How many of `size` neurons, dimensions or channels a core keeps: `max(1, round(ratio * size))`."""
+        """Return how many of `size` ranks, neurons, dimensions or channels remain: `max(1, round(ratio * size))`."""
         return max(1, round(ratio * size))

@@ -64,7 +64,7 @@ def sort_levels(names: Iterable[str]) -> list[str]:
 
 
 def resolve_level(model: nn.Module, level: int | str) -> int:
-    """Return the integer of a level given as an integer or by its name.
+    """Return the integer of a level given as an integer or by its name, as command lines have both.
 
     Raises:
         ValueError: there is no such level; the message lists the model's.
@@ -72,8 +72,9 @@ def resolve_level(model: nn.Module, level: int | str) -> int:
     names = level_names(model)
     if isinstance(level, str) and level in names:
         return names.index(level)
-    if hasattr(level, "__index__") and not isinstance(level, bool) and 0 <= operator.index(level) < len(names):
-        return operator.index(level)
+    number = int(level) if isinstance(level, str) and level.isdecimal() else level
+    if hasattr(number, "__index__") and not isinstance(number, bool) and 0 <= operator.index(number) < len(names):
+        return operator.index(number)
     kind = type(unwrapped(model)).__name__
     if names == ["full"]:
         raise ValueError(

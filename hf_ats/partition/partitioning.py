@@ -172,4 +172,4 @@ def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig]:
     if not model_type.startswith(_MODEL_TYPE_PREFIX) or _CONFIG_FIELD not in config_dict:
         raise ValueError(f"model_type={model_type!r} is not that of a partitioned checkpoint.")
     config_dict = dict(config_dict, model_type=model_type.removeprefix(_MODEL_TYPE_PREFIX))
-    return config_dict, PartitionConfig.from_dict(config_dict.pop(_CONFIG_FIELD))
+    return config_dict, PartitionConfig(**config_dict.pop(_CONFIG_FIELD))

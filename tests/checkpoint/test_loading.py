@@ -267,5 +267,5 @@ def test_a_level_that_is_not_stored_is_refused(tmp_path):
     model.save_pretrained(tmp_path / "checkpoint-1")
     with pytest.raises(ValueError, match=r"level='full', but .*core is one network, 'core'"):
         load_network(tmp_path / "core", "full")
-    with pytest.raises(ValueError, match="level=5 is not a level of this MarianMTModel"):
+    with pytest.raises(ValueError, match="level='5' is not a level of this MarianMTModel"):
         load_network(tmp_path / "checkpoint-1", "5")

@@ -144,7 +144,7 @@ def test_a_ladder_of_widths(tmp_path, monkeypatch):
     ("flags", "words"),
     [
         ("--method none", "--method none has one network only, and --schedule alternating more; give full"),
-        ("--ratios 1.5", "ratios=[1.5] holds 1.5, which is not between 0 and 1"),
+        ("--ratios 1.5", "ratios=[1.5] must lie between 0 and 1"),
         ("--validation_images 5000", "--validation_images 5000 and --train_images 64 do not fit into the 2000 images"),
         ("--train_file a.parquet", "--train_file and --test_file belong together"),
         ("--dataset_name x --train_file a --test_file b", "are two data sets; give one of them"),

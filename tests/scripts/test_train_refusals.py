@@ -18,7 +18,7 @@ def refused(message: str, *arguments) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--ratios 1.5", r"ratios=[1.5] holds 1.5, which is not between 0 and 1"),
+        ("--ratios 1.5", r"ratios=[1.5] must lie between 0 and 1"),
         ("--test_prefix nowhere/test", "The prefix 'nowhere/test' has no text for the language 'de'"),
         ("--max_tokens 10", "max_tokens=10 is smaller than sentence"),
         ("--target_modules query", "target_modules=['query']"),
