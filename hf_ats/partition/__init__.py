@@ -1,7 +1,7 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .config import INITS, ROLES, PartitionConfig
+from .config import ADAPTER, INITS, ROLES, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .flops import FlopsLedger, blank_sentences, flops_per_token
 from .layers import PartitionedLayer
@@ -24,16 +24,16 @@ from .levels import (
     tie_as_,
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
-from .presets import PRESETS, WIDTH_PRESETS, is_translation_model
+from .presets import PRESETS, find_by_model_type, is_translation_model
 from .rank import PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
 from .width import PartitionedLinear
 
 __all__ = [
+    "ADAPTER",
     "INITS",
     "PRESETS",
     "ROLES",
-    "WIDTH_PRESETS",
     "FlopsLedger",
     "PartitionConfig",
     "PartitionedBatchNorm2d",
@@ -47,6 +47,7 @@ __all__ = [
     "blank_sentences",
     "count_exported_parameters",
     "count_parameters",
+    "find_by_model_type",
     "find_partition",
     "flops_per_token",
     "get_level",

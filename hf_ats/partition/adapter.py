@@ -124,7 +124,7 @@ def _refuse_unfit_model(model: nn.Module) -> None:
 
 
 def _adapted_layers(model: nn.Module, adapter: str, lora_config) -> dict[str, nn.Module]:
-    """PEFT's own layers by the names of what they adapt, without data: which they are and how they are scaled."""
+    """Return PEFT's own layers by the names of what they adapt, without data, for their names and scales."""
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
@@ -154,7 +154,7 @@ def _adapted_layers(model: nn.Module, adapter: str, lora_config) -> dict[str, nn
 
 
 def _structure(model: nn.Module) -> nn.Module:
-    """A copy of the model whose parameters and buffers have no data, so that PEFT can change it."""
+    """Return a copy of the model whose parameters and buffers have no data, so that PEFT can change it."""
 
     def empty(tensor: torch.Tensor) -> torch.Tensor:
         bare = torch.empty_like(tensor, device="meta", requires_grad=False)
@@ -164,7 +164,7 @@ def _structure(model: nn.Module) -> nn.Module:
 
 
 def _read_factors(model: nn.Module, adapter: str, layers: dict[str, nn.Module], revision, token) -> Factors:
-    """`(A, scaling * B)` of each layer, in at least float32, so that the product is rounded once."""
+    """Return `(A, scaling * B)` of each layer, in at least float32, so that the product is rounded once."""
     from peft import load_peft_weights
 
     tensors = load_peft_weights(adapter, device="cpu", revision=revision, token=token)
@@ -191,7 +191,7 @@ def _read_factors(model: nn.Module, adapter: str, layers: dict[str, nn.Module], 
 
 
 def _partition(model: nn.Module, ranks: dict[str, int]) -> PartitionConfig:
-    """The configuration that names these layers and no others."""
+    """Return the configuration that names these layers and no others."""
     # A whole name may be the end of another one's.
     others = [name for name, _ in model.named_modules() if name not in ranks and matches(list(ranks), name)]
     exclude = "|".join(map(re.escape, others)) or None

@@ -50,7 +50,7 @@ class PartitionedConv2d(NestedWeight):
         return layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape `(batch, in, height, width)` to `(batch, out, height', width')`, with the live level's channels."""
+        """Map shape `(batch, in, height, width)` to `(batch, out, height', width')`, in the level's channels."""
         weight, bias = self.at(self.level)
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
@@ -69,7 +69,7 @@ class PartitionedBatchNorm2d(PartitionedLayer):
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm2d, sizes: tuple[int, ...]) -> "PartitionedBatchNorm2d":
-        """`norm` itself for the full level, and a copy of its first `sizes[level]` channels for each core."""
+        """Take `norm` itself for the full level, and a copy of its first `sizes[level]` channels for each core."""
         return cls([*(_first_channels(norm, size) for size in sizes[:-1]), norm]).train(norm.training)
 
     @property
@@ -84,19 +84,19 @@ class PartitionedBatchNorm2d(PartitionedLayer):
         return super().__getattr__(name)
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
-        """Those of the level's own normalization."""
+        """Return those of the level's own normalization."""
         return list(self.norms[level].parameters())
 
     def buffers_at(self, level: int) -> list[torch.Tensor]:
-        """The running statistics of the level's own normalization."""
+        """Return the running statistics of the level's own normalization."""
         return list(self.norms[level].buffers())
 
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
-        """Weight, bias and running statistics of the level's own normalization."""
+        """Return weight, bias and running statistics of the level's own normalization."""
         return self.norms[level].state_dict()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape `(batch, channels, height, width)`, with the live level's channels, to the same."""
+        """Map shape `(batch, channels, height, width)`, with the live level's channels, to the same."""
         return self.norms[self.level](x)
 
 

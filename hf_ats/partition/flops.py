@@ -164,7 +164,7 @@ def _batch_size(inputs: dict) -> int:
 
 
 def _first_row(inputs: dict, number: int) -> dict:
-    """The first row of a batch, `number` times."""
+    """Return the first row of a batch, `number` times."""
     return {
         name: value[:1].detach().expand(number, *value.shape[1:]) if _is_batched(value) else value
         for name, value in inputs.items()
@@ -215,7 +215,7 @@ class _SentenceCost:
 
     @classmethod
     def _fit(cls, observed: list[int]) -> list[int]:
-        """The whole coefficients of `_terms` that give `observed` at the probes."""
+        """Return the whole coefficients of `_terms` that give `observed` at the probes."""
         terms = torch.tensor([cls._terms(source, target) for _, source, target in cls._PROBES], dtype=torch.float64)
         solution = torch.linalg.solve(terms, torch.tensor(observed, dtype=torch.float64))
         return [round(coefficient) for coefficient in solution.tolist()]
@@ -260,7 +260,7 @@ class LowRankCall:
         return self.layer.ranks[min(self.level, len(self.layer.ranks) - 1)]
 
     def forward(self, tokens: int) -> int:
-        """Operations of the layer's forward pass over `tokens` tokens."""
+        """Count the operations of the layer's forward pass over `tokens` tokens."""
         layer = self.layer
         dense = 2 * tokens * layer.in_features * layer.out_features
         if layer.merges(tokens, self.level):
@@ -268,7 +268,7 @@ class LowRankCall:
         return 2 * tokens * self._rank * (layer.in_features + layer.out_features) + self._is_full * dense
 
     def backward(self, tokens: int) -> int:
-        """Those of its backward pass."""
+        """Count those of its backward pass."""
         layer = self.layer
         dense = 2 * tokens * layer.in_features * layer.out_features
         factors_need_grad = self.U_needs_grad + self.V_needs_grad
@@ -282,7 +282,7 @@ class LowRankCall:
         return total + self._is_full * dense * (self.input_needs_grad + self.W_needs_grad)
 
     def exported_forward(self, tokens: int) -> int:
-        """Those of the forward pass of the layer that an export of the level holds."""
+        """Count those of the forward pass of the layer that an export of the level holds."""
         layer = self.layer
         if self._is_full:
             return 2 * tokens * layer.in_features * layer.out_features
@@ -312,20 +312,20 @@ class Pass:
         return sum(count * flops(call, tokens) for (call, tokens), count in self.calls.items())
 
     def forward_flops(self) -> int:
-        """Operations of the whole forward pass."""
+        """Count the operations of the whole forward pass."""
         return self.forward + self._of_calls(LowRankCall.forward)
 
     def training_flops(self) -> int:
-        """Those of both passes."""
+        """Count those of both passes."""
         return self.forward_flops() + self.backward + self._of_calls(LowRankCall.backward)
 
     def exported_flops(self) -> int:
-        """Those of the forward pass of the exported network."""
+        """Count those of the forward pass of the exported network."""
         return self.forward + self._of_calls(LowRankCall.exported_forward)
 
 
 class _Recorder(TorchFunctionMode):
-    """Adds up the products outside low-rank layers, and the calls of these, into `found`.
+    """A mode that adds up the products outside low-rank layers, and the calls of these, into `found`.
 
     It works above autograd, where it can be seen which operands require a gradient. Layers that are narrower in the
     core run ordinary products with the weight of their level.
@@ -407,7 +407,7 @@ def record(model: nn.Module, inputs: dict) -> Pass:
 
 @contextlib.contextmanager
 def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, so nothing is drawn from the random state, and no batch statistics; each module keeps its mode."""
+    """Switch dropout off, so that nothing is drawn, and batch statistics; each module gets its mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

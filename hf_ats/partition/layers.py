@@ -24,24 +24,24 @@ class PartitionedLayer(nn.Module):
         raise NotImplementedError
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
-        """The layer's parameters that take part at a level."""
+        """Return the layer's parameters that take part at a level."""
         raise NotImplementedError
 
     def buffers_at(self, level: int) -> list[torch.Tensor]:
-        """The layer's buffers, such as running statistics, that a step at the level changes."""
+        """Return the layer's buffers, such as running statistics, that a step at the level changes."""
         return list(self.buffers())
 
     def modules_above_core(self) -> list[nn.Module]:
-        """The modules in it that a step of the smallest core never calls, and which alone touch their parameters.
+        """Return its modules that a step of the smallest core never calls, and whose parameters nothing else touches.
 
         FSDP version 2 can make each of them a sharding unit of its own. Empty where the layer is not made of such.
         """
         return []
 
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
-        """The state of the plain module that the layer is at a level, by the plain module's names."""
+        """Return the state of the plain module that the layer is at a level, by the plain module's names."""
         raise NotImplementedError
 
     def exported_size(self, level: int) -> int:
-        """How many numbers the layer adds to the export of a level."""
+        """Count the numbers that the layer adds to the export of a level."""
         return sum(parameter.numel() for parameter in self.parameters_at(level))

@@ -18,7 +18,7 @@ _CONFIG_FIELD = "ats_partition"
 
 
 def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
-    """Replaces the chosen layers of `model` by partitioned ones, in place, at full level.
+    """Replace the chosen layers of `model` by partitioned ones, in place, at full level.
 
     Nothing changes at full level: the model computes what it computed before (law 3). A Transformers model's `config`
     becomes one of type `ats_partitioned_<model_type>` that carries the partition, so that `save_pretrained` and the
@@ -57,7 +57,7 @@ Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def partition_with_factors_(model: nn.Module, config: PartitionConfig, factors: Factors) -> nn.Module:
-    """`partition_` with the factors of every layer given; `W` is the layer's weight itself."""
+    """Partition with the factors of every layer given; `W` is the layer's weight itself."""
     return _replace_layers(model, config, fill=True, factors=factors)
 
 
@@ -163,7 +163,7 @@ def stock_config(model: nn.Module):
 
 
 def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig]:
-    """Splits a `config.json` that a partitioned model wrote into the stock one and the partition.
+    """Split a `config.json` that a partitioned model wrote into the stock one and the partition.
 
     Raises:
         ValueError: it is not the config of a partitioned model.

@@ -78,19 +78,19 @@ def find_by_model_type(table: dict[str, T], config) -> T | None:
 
 
 def matches(pattern: Sequence[str] | str, name: str) -> bool:
-    """PEFT's rule: a string is a regular expression for the whole name, a list holds whole dotted suffixes."""
+    """Match by PEFT's rule: a string is an expression for the whole name, a list holds whole dotted suffixes."""
     if isinstance(pattern, str):
         return re.fullmatch(pattern, name) is not None
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in pattern)
 
 
 def longest_match(table: Iterable[str], name: str) -> str | None:
-    """The longest of the dotted suffixes that match a name, which decides where several do; None if none does."""
+    """Return the longest of the dotted suffixes that match a name, which decides where several do, or None."""
     return max((suffix for suffix in table if matches([suffix], name)), key=len, default=None)
 
 
 def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Module]:
-    """The modules to partition, by dotted name, in the order of the model.
+    """Return the modules to partition, by dotted name, in the order of the model.
 
     The output head is left out by identity, whatever its name.
 
@@ -140,7 +140,7 @@ def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Modu
 
 
 def find_roles(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.Module]) -> dict[str, str]:
-    """What of each target is narrower in the core, by name.
+    """Return what of each target is narrower in the core, by name.
 
     Raises:
         ValueError: the preset says nothing of a target, or its role is not one for a module of its kind.

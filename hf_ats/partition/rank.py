@@ -24,7 +24,7 @@ from .layers import PartitionedLayer
 
 
 class FullRankWeight(nn.Module):
-    """Holds `W`, and alone touches it.
+    """The holder of `W`, which nothing else touches.
 
     A module of its own so that FSDP version 2 can make it a sharding unit of its own: a core step never calls it, and
     so neither gathers nor reduces `W`. For the same reason everything that reads `W` happens inside `forward`.
@@ -37,14 +37,14 @@ class FullRankWeight(nn.Module):
     def forward(
         self, x: torch.Tensor, U: torch.Tensor, V: torch.Tensor, bias: torch.Tensor | None, merge: bool
     ) -> torch.Tensor:
-        """`(W + V U) x + bias` for `x` of shape `(..., in_features)`; `merge` forms the sum first."""
+        """Return `(W + V U) x + bias` for `x` of shape `(..., in_features)`; `merge` forms the sum first."""
         if merge:
             return F.linear(x, sum_of_products(V, U, self.weight), bias)
         return F.linear(x, self.weight, bias) + product_with_factors(x, U, V)
 
 
 def sum_of_products(V: torch.Tensor, U: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """`weight + V U`, or `V U` without `weight`, shape `(out, in)`.
+    """Return `weight + V U`, or `V U` without `weight`, shape `(out, in)`.
 
     Computed in at least float32, also under autocast, and returned in the parameters' own dtype: the low-rank product
     is small beside `W`, and half precision would round it away (law 4).
@@ -61,7 +61,7 @@ def sum_of_products(V: torch.Tensor, U: torch.Tensor, weight: torch.Tensor | Non
 def product_with_factors(
     x: torch.Tensor, U: torch.Tensor, V: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`V U x + bias`, shape `(..., in)` to `(..., out)`, as two products for every token."""
+    """Return `V U x + bias`, shape `(..., in)` to `(..., out)`, as two products for every token."""
     if V.device.type == "cpu" and V.requires_grad:
         # Autograd takes a weight's gradient in the weight's own layout. In this one the narrow matrix of that product
         # stands on the left, where CPU libraries are several times as fast as with it on the right.
@@ -124,7 +124,7 @@ class PartitionedRankLinear(PartitionedLayer):
 
     @classmethod
     def structure_of(cls, linear: nn.Linear, ranks: tuple[int, ...]) -> "PartitionedRankLinear":
-        """A layer around `linear`'s own bias, with uninitialised `W`, `U` and `V` of its device and dtype."""
+        """Return a layer around `linear`'s own bias, with uninitialised `W`, `U` and `V` of its device and dtype."""
         layer = cls(linear.in_features, linear.out_features, ranks, False, linear.weight.device, linear.weight.dtype)
         layer.bias = linear.bias
         layer.train(linear.training)
@@ -132,7 +132,7 @@ class PartitionedRankLinear(PartitionedLayer):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, ranks: tuple[int, ...], init: str = "svd") -> "PartitionedRankLinear":
-        """Splits `linear.weight` into `W + V U`; the bias stays the same parameter object.
+        """Split `linear.weight` into `W + V U`; the bias stays the same parameter object.
 
         Args:
             linear: the layer to split; it is left as it is.
@@ -157,7 +157,7 @@ class PartitionedRankLinear(PartitionedLayer):
 
     @classmethod
     def from_factors(cls, linear: nn.Linear, U: torch.Tensor, V: torch.Tensor) -> "PartitionedRankLinear":
-        """A layer of one core whose `W` and bias are `linear`'s own parameter objects, beside given factors.
+        """Return a layer of one core whose `W` and bias are `linear`'s own parameter objects, beside given factors.
 
         Args:
             linear: the layer to add them to; it is left as it is.
@@ -184,27 +184,27 @@ class PartitionedRankLinear(PartitionedLayer):
         return len(self.ranks) + 1
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
-        """The shares of `U` and `V` up to the level, the bias, and at the full level `W`."""
+        """Return the shares of `U` and `V` up to the level, the bias, and at the full level `W`."""
         shares = [share for factor in (self.U, self.V) for share in list(factor)[: level + 1]]
         full = [self.weight] if level == len(self.ranks) else []
         return [*shares, *full, *([] if self.bias is None else [self.bias])]
 
     def modules_above_core(self) -> list[nn.Module]:
-        """The holder of `W`."""
+        """Return the holder of `W`."""
         return [self.residual]
 
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
-        """The one weight of the level, `merged_weight(level)`, and the bias."""
+        """Return the one weight of the level, `merged_weight(level)`, and the bias."""
         return {"weight": self.merged_weight(level)} | ({} if self.bias is None else {"bias": self.bias})
 
     def exported_size(self, level: int) -> int:
-        """A core holds its factors, the full network `W + V U` once."""
+        """Count the numbers of an export: a core has its factors, the full network `W + V U` once."""
         if level < len(self.ranks):
             return super().exported_size(level)
         return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
 
     def factors(self, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(U, V)` of a core level, shapes `(k, in_features)` and `(out_features, k)`.
+        """Return `(U, V)` of a core level, shapes `(k, in_features)` and `(out_features, k)`.
 
         The full level has the factors of the largest core.
         """
@@ -228,7 +228,7 @@ class PartitionedRankLinear(PartitionedLayer):
         return tokens * k * (inputs + outputs) > (k + tokens) * inputs * outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape `(..., in_features)` to `(..., out_features)`, at the live level."""
+        """Map shape `(..., in_features)` to `(..., out_features)`, at the live level."""
         U, V = self.factors(self.level)
         merge = self.merges(math.prod(x.shape[:-1]))
         if self.level == len(self.ranks):
@@ -238,7 +238,7 @@ class PartitionedRankLinear(PartitionedLayer):
         return product_with_factors(x, U, V, self.bias)
 
     def merged_weight(self, level: int | None = None) -> torch.Tensor:
-        """The one weight of a level, `W + V U` or `V U`, shape `(out_features, in_features)`.
+        """Return the one weight of a level, `W + V U` or `V U`, shape `(out_features, in_features)`.
 
         The sum is taken in float32 and returned in `W`'s dtype, as in `forward`.
         """
@@ -254,7 +254,7 @@ class PartitionedRankLinear(PartitionedLayer):
 
 
 def _svd_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(V, U)` whose product is the best rank-`rank` approximation, the singular values shared evenly."""
+    """Return `(V, U)` whose product is the best rank-`rank` approximation, the singular values shared evenly."""
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
     scale = values[:rank].sqrt()
     V = left[:, :rank] * scale
@@ -268,7 +268,7 @@ def _svd_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
 
 
 def _random_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gaussian `(V, U)` of equal scale whose product has the mean square of `weight` in expectation."""
+    """Return Gaussian `(V, U)` of equal scale whose product has the mean square of `weight` in expectation."""
     mean_square = weight.square().mean().item() or 1 / weight.shape[1]
     std = (mean_square / rank) ** 0.25
     V = torch.randn(weight.shape[0], rank, device=weight.device, dtype=weight.dtype) * std

@@ -98,11 +98,11 @@ class SummedNetworks(PartitionedLayer):
         )
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
-        """The core's at core level, both networks' at full level, shared ones once."""
+        """Return the core's at core level, both networks' at full level, shared ones once."""
         return list((self.core if level == 0 else self).parameters())
 
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
-        """The core's own state at core level; at full level that of the sum, since no other module computes it."""
+        """Return the core's own state; at full level that of the sum, since no other module computes it."""
         return (self.core if level == 0 else self).state_dict()
 
     def forward(self, *inputs, labels: torch.Tensor | None = None, **named) -> torch.Tensor | SummedOutput:
@@ -165,7 +165,7 @@ def _logits(output) -> torch.Tensor:
 
 
 def _further_names(module: nn.Module) -> dict[str, str]:
-    """Each further name of a shared parameter or buffer -> its first, the core's where the core has it.
+    """Map each further name of a shared parameter or buffer to its first, the core's where the core has it.
 
     Files of tensors (safetensors), which the Trainer writes, take every tensor once.
     """

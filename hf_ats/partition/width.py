@@ -27,7 +27,7 @@ from .layers import PartitionedLayer
 
 
 class Extension(nn.Module):
-    """The blocks that one level adds, and alone touches.
+    """The blocks that one level adds, which no other module touches.
 
     A module of its own so that FSDP version 2 can make it a sharding unit of its own: a step at a lower level never
     calls it, and so neither gathers nor reduces its blocks. For the same reason they are joined inside `forward`.
@@ -47,7 +47,7 @@ class Extension(nn.Module):
         self.groups = groups
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The weight and the bias of the level below, to those of this level."""
+        """Map the weight and the bias of the level below to those of this level."""
         if self.columns is not None:
             weight = torch.cat((weight, self.columns), dim=1)
         if self.rows is not None:
@@ -57,7 +57,7 @@ class Extension(nn.Module):
         return weight, bias
 
     def _below(self, upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
-        """In each group of rows, those of `upper` and then those of `lower`."""
+        """Join in each group of rows those of `upper` and then those of `lower`."""
         if self.groups == 1:
             return torch.cat((upper, lower))
         halves = [rows.unflatten(0, (self.groups, -1)) for rows in (upper, lower)]
@@ -120,7 +120,7 @@ class NestedWeight(PartitionedLayer):
         return torch.empty(shape, dtype=self.core_weight.dtype, device="meta")
 
     def at(self, level: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight `(groups * out, in, *kernel_size)` and bias `(groups * out,)`, or None, of a level.
+        """Return weight `(groups * out, in, *kernel_size)` and bias `(groups * out,)`, or None, of a level.
 
         At level 0 these are the parameters themselves.
         """
@@ -130,16 +130,16 @@ class NestedWeight(PartitionedLayer):
         return weight, bias
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
-        """The blocks up to the level."""
+        """Return the blocks up to the level."""
         core = [block for block in (self.core_weight, self.core_bias) if block is not None]
         return [*core, *self.extensions[:level].parameters()]
 
     def modules_above_core(self) -> list[nn.Module]:
-        """The extensions."""
+        """Return the extensions."""
         return list(self.extensions)
 
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
-        """The weight of the level, and its bias."""
+        """Return the weight of the level, and its bias."""
         weight, bias = self.at(level)
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 

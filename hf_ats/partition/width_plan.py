@@ -55,7 +55,7 @@ def plan_width(
 
 
 def _parent_of(name: str) -> str:
-    """The name of the module that holds a layer."""
+    """Return the name of the module that holds a layer."""
     return name.rpartition(".")[0]
 
 
@@ -171,7 +171,7 @@ def _refuse_unfit_convolutions(model: nn.Module, config: PartitionConfig) -> Non
 
 @torch.no_grad()
 def _importance(block: dict[str, str], targets: dict[str, nn.Module], groups: dict[str, int]) -> torch.Tensor:
-    """The order of a block's neurons, or of the dimensions of each of its heads, the largest first.
+    """Return the order of a block's neurons, or of the dimensions of each of its heads, the largest first.
 
     A neuron's size is the product of the norms of its rows and columns in the block's layers, and a dimension's that
     of its rows in query and key: what a weight of it can add to the output is at most that.

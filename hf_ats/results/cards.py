@@ -12,8 +12,7 @@ from huggingface_hub import ModelCard
 
 from .. import model_cards
 from ..checkpoint import ExportReport
-from ..partition import names_of_levels
-from ..partition.config import ADAPTER
+from ..partition import ADAPTER, names_of_levels
 from .facts import check_facts, hub_languages
 from .metadata import card_data
 from .portable import portable, portable_command

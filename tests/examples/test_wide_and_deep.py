@@ -17,8 +17,7 @@ from examples.wide_and_deep.networks import (
     words_of_languages,
 )
 from hf_ats.data import default_corpus
-from hf_ats.partition import at_level
-from hf_ats.partition.summed import SummedNetworks
+from hf_ats.partition import SummedNetworks, at_level
 from tests.support.scripts import run
 
 LANGUAGES = ["de", "en"]
