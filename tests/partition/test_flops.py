@@ -208,12 +208,6 @@ def test_labels_say_the_length_of_the_target_too():
     assert ledger.training_flops(labels) == ledger.training_flops(batch, "full") == ledger.training_flops(batch, 0)
 
 
-def test_wrong_levels_are_named():
-    ledger = FlopsLedger(partition_(tiny_model("marian"), LADDER))
-    with pytest.raises(ValueError, match=r"level='corse' is not a level.*'core', 'level1', 'full' or an integer"):
-        ledger.forward_flops(blank_sentences(1, 2, 3), "corse")
-
-
 def test_a_cost_of_another_form_is_refused():
     class Cubic(nn.Linear):
         def forward(self, x):

@@ -93,7 +93,7 @@ def test_a_backward_pass_reaches_the_mask_of_its_level_and_nothing_else(family, 
 
 
 @pytest.mark.parametrize("partition", LADDERS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["marian", "t5"])
 def test_gradient_checkpointing_changes_no_gradient(family, partition):
     model = partitioned(family, partition).train()
     batch = training_batch()
