@@ -38,15 +38,7 @@ ARCHITECTURES = {
 
 
 def build_model(
-    architecture: str,
-    tokenizer: MarianTokenizer,
-    *,
-    seed: int = 0,
-    layers: int | None = None,
-    width: int | None = None,
-    feed_forward: int | None = None,
-    heads: int | None = None,
-    dropout: float | None = None,
+    architecture: str, tokenizer: MarianTokenizer, *, seed: int = 0, **sizes: float | None
 ) -> MarianMTModel:
     """Build an untrained translation model.
 
@@ -56,11 +48,8 @@ def build_model(
             shared). `"tiny"` shares all embeddings if the vocabulary is joint.
         tokenizer: says the vocabularies, joint or separate; `<pad>` must be the last id.
         seed: of the initial weights; the global random state is left alone.
-        layers: of the encoder, and of the decoder; replaces the architecture's, as do the next four.
-        width: of the embeddings and layers, a multiple of `heads`.
-        feed_forward: width of the feed-forward layers.
-        heads: attention heads.
-        dropout: at least 0 and less than 1.
+        sizes: fields of `Architecture`, such as `layers=3` or `dropout=0.1`, in the place of the architecture's; None
+            leaves one as it is.
 
     Returns:
         The model, in training mode, in float32. Its `<pad>` row, the decoder's first input, is zero and stays zero in
@@ -69,15 +58,14 @@ def build_model(
     Raises:
         ValueError: the heads cannot share the width evenly, or `<pad>` is not the last id.
     """
-    given = dict(layers=layers, width=width, feed_forward=feed_forward, heads=heads, dropout=dropout)
-    given = {name: value for name, value in given.items() if value is not None}
-    sizes = replace(ARCHITECTURES[architecture], **given)
-    config = _config(sizes, tokenizer)
+    given = {name: value for name, value in sizes.items() if value is not None}
+    built = replace(ARCHITECTURES[architecture], **given)
+    config = _config(built, tokenizer)
     # Building draws random numbers for weights that are replaced below.
     with torch.random.fork_rng(devices=[]):
         model = MarianMTModel(config)
     initialize_(model, seed)
-    model.generation_config = _generation_config(sizes, config)
+    model.generation_config = _generation_config(built, config)
     keep_pad_row_zero_(model)
     return model.train()
 

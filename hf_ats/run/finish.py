@@ -109,7 +109,7 @@ def report_trained(
     directories = {name: output_dir / name for name in (trainer.level_names[i] for i in trainer.trained_levels)}
     for directory in directories.values():
         check_replaceable(directory)
-    earlier = _earlier_results(output_dir)
+    run_id, weights = _reported_before(output_dir)
     # They must not stay beside the exports of another training, should this report not come to its end.
     (output_dir / "results.json").unlink(missing_ok=True)
     exports = {}
@@ -167,8 +167,8 @@ def report_trained(
         samples=select_samples(sources, references, translations),
         card=card,
     )
-    if _same_weights(earlier, results):  # the run that was reported before, and may be on the Hub already
-        results["run_id"] = earlier["run_id"]
+    if run_id is not None and _weights(results) == weights:  # the same run, which may be on the Hub already
+        results["run_id"] = run_id
     write_results(output_dir / "results.json", results)
     state.save_to_json(output_dir / "trainer_state.json")  # before the scores, which are no part of its curves
     write_report_page(output_dir)
@@ -184,20 +184,17 @@ def show_report(results: dict) -> str:
     return f"{sample_translations(*columns, translations)}\n\n{render_table(results)}"
 
 
-def _earlier_results(output_dir: Path) -> dict | None:
+def _reported_before(output_dir: Path) -> tuple[str | None, dict]:
+    """The run's id and the hashes of its weights, if a run was reported there before."""
     try:
-        return read_results(output_dir / "results.json")
+        results = read_results(output_dir / "results.json")
     except (OSError, ValueError):
-        return None
+        return None, {}
+    return results.get("run_id"), _weights(results)
 
 
-def _same_weights(earlier: dict | None, results: dict) -> bool:
-    if earlier is None or "run_id" not in earlier:
-        return False
-    before, now = (
-        {name: level.get("weights_sha256") for name, level in found["levels"].items()} for found in (earlier, results)
-    )
-    return before == now
+def _weights(results: dict) -> dict:
+    return {name: level.get("weights_sha256") for name, level in results["levels"].items()}
 
 
 def _training_seconds(trainer: ATSSeq2SeqTrainer) -> float:

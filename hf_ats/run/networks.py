@@ -68,16 +68,8 @@ def from_scratch(
             target_lang=data_args.target_lang,
         )
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    model = build_model(
-        model_args.architecture,
-        tokenizer,
-        seed=args.seed,
-        layers=model_args.layers,
-        width=model_args.width,
-        feed_forward=model_args.feed_forward,
-        heads=model_args.heads,
-        dropout=model_args.dropout,
-    )
+    sizes = {name: getattr(model_args, name) for name in ("layers", "width", "feed_forward", "heads", "dropout")}
+    model = build_model(model_args.architecture, tokenizer, seed=args.seed, **sizes)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
     return tokenizer, model
