@@ -1,4 +1,4 @@
-"""What two processes do, for test_training_distributed.py; launched by torchrun.
+"""What two processes do, for tests/training/test_distributed.py; launched by torchrun.
 
 Every scenario is a training run. Rank 0 saves the weights that it ends with, and every rank what it saw.
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from transformers import MarianMTModel
 
-from hf_ats.partition import PartitionConfig, partition_
+from hf_ats.partition import PartitionConfig, layers_at_level, partition_
 from hf_ats.run.architectures import keep_pad_row_zero_
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.models import partitioned
-from tests.support.training import SequentialTrainer, make_trainer, sentences, train_pictures
+from tests.support.training import SaveAt, SequentialTrainer, make_trainer, sentences, train_pictures
 from tests.support.versions import BEFORE_5
 
 
@@ -29,7 +29,7 @@ class FindsUnusedParameters(SequentialTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         (level,) = self.levels_at_step(self.state.global_step)
-        with self._live(level):
+        with layers_at_level(self._layers, level):
             return super(ATSSeq2SeqTrainer.__mro__[1], self).training_step(model, inputs, num_items_in_batch)
 
 
@@ -105,7 +105,7 @@ def main(out: Path):
     run("pretrained", model=partition_(MarianMTModel.from_pretrained(out / "stock"), partition), max_steps=3)
 
     common = dict(trainer_class=ATSSeq2SeqTrainer, dropout=0.1, double=False, max_tokens=40, max_steps=9)
-    run("whole", save_strategy="steps", save_steps=1, **common)
+    run("whole", callbacks=[SaveAt(2, 7)], **common)
     for stop in (2, 7):
         torch.manual_seed(1234)
         run(f"resumed{stop}", resume=out / "whole" / f"checkpoint-{stop}", **common)
