@@ -3,173 +3,58 @@
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checkpoint import ExportReport, weights_sha256
-from ..results import json_text, read_results, report_page
-from ..results.cards import render_card
-from ..results.facts import update_facts
-from ..results.portable import portable_results
-from .account import repository_names
+from huggingface_hub import CommitOperationAdd
+
+from ..checkpoint import ExportReport, move_into_place
+from ..results import json_text, portable_results, read_results, render_card, report_page, update_facts
+from .account import full_name, repository_names
 
 RESULTS = "results.json"
 CARD = "README.md"
-PLOT = "training.png"
-PAGE = "report.html"
-_REPORT = "export.json"
-_KINDS = ("core", "full")
+_PLOT = "training.png"
+_PAGE = "report.html"
 
-
-@dataclass(frozen=True)
-class Contents:
-    """The files of one repository.
-
-    Attributes:
-        level: `"core"`, `"full"`, or a ladder's own name of a level.
-        files: what lies where: a path on disk, or the bytes themselves, by path in the repository.
-    """
-
-    level: str
-    files: dict[str, Path | bytes]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.stat().st_size if isinstance(file, Path) else len(file) for file in self.files.values())
-
-
-def read_run(run_directory: str | os.PathLike) -> dict:
-    """The results of a run of translation, without which there is no card.
-
-    Raises:
-        ValueError: there is no such directory, it holds no results, or those of another task.
-    """
-    run = Path(run_directory)
-    if not run.is_dir():
-        raise ValueError(
-            f"run_directory={str(run)!r} is no directory; give the --output_dir of a run of "
-            "scripts/train_translation.py."
-        )
-    path = run / RESULTS
-    if not path.is_file():
-        raise ValueError(
-            f"{run} holds no {RESULTS}, which the model card is rendered from; give the --output_dir of a finished "
-            "run of scripts/train_translation.py, or write it by hf_ats.run.report_trained(trainer, ...)."
-        )
-    results = read_results(path, task=None)
-    if results.get("task", "translation") != "translation":
-        raise ValueError(
-            f"{path} holds the results of {results['task']}, and cards are for translation; export the level that you "
-            "want, and upload that directory by huggingface_hub's upload_folder."
-        )
-    return results
-
-
-def run_id(results: dict) -> str:
-    """What tells one run from another on the Hub, and stays the same when facts of its card are added."""
-    if results.get("run_id"):
-        return results["run_id"]
-    # Results from before there was such an id: all that they found, as it is published.
-    found = {name: value for name, value in portable_results(results).items() if name not in ("card", "samples")}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def choose_levels(run_directory: str | os.PathLike, results: dict, levels: Sequence[str] | None) -> list[str]:
-    """Which levels are pushed: those asked for, or core and full as far as the run has them.
-
-    Raises:
-        ValueError: the run has no such level, or none at all.
-    """
-    there = list(results["levels"])
-    if levels is None:
-        chosen = [level for level in ("core", "full") if level in there]
-        if not chosen:
-            raise ValueError(
-                f"{run_directory} has neither core nor full; say which to push: levels={there} (--levels "
-                f"{' '.join(there)})."
-            )
-        return chosen
-    if isinstance(levels, str) or not levels:
-        raise ValueError(f"levels={levels!r} must be a list of names; write for example levels={there}.")
-    for level in levels:
-        if level not in there:
-            raise ValueError(f"levels={list(levels)}: the run in {run_directory} has no {level!r}; it has {there}.")
-    return list(dict.fromkeys(levels))
-
-
-def collect(run_directory: str | os.PathLike, results: dict, level: str) -> Contents:
-    """The files of a level's repository that the run has as they are: the export, complete and sound, and plots.
-
-    Raises:
-        ValueError: there is no export of that level, or not all of it, or more than it, or a file is cut off.
-    """
-    run = Path(run_directory)
-    directory = run / level
-    report = _read_report(directory)
-    again = (
-        f"write it again by scripts/export.py, or load_partitioned and export_{'full' if level == 'full' else 'core'}"
-    )
-    if report.level != level or report.kind not in _KINDS:
-        raise ValueError(
-            f"{directory} holds an export of kind {report.kind!r} at level {report.level!r}, and a repository for "
-            f"{level!r} is made of that level; {again}."
-        )
-    for name in report.files:
-        if not (directory / name).is_file():
-            raise ValueError(f"{directory} lacks {name}, which its export wrote; {again}.")
-    foreign = sorted({file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()})
-    foreign = [name for name in foreign if name not in report.files]
-    if foreign:
-        raise ValueError(
-            f"{directory} holds {foreign[0]}, which its export did not write, and so it would not be published; move "
-            "it away."
-        )
-    for name in report.files:
-        _check_sound(directory / name, again)
-    found = results["levels"][level]["size_bytes"]
-    if report.size_bytes != found:
-        raise ValueError(
-            f"{run / RESULTS} tells of {found:,} bytes of weights at level {level!r}, and {directory} holds "
-            f"{report.size_bytes:,}: they are of different runs; keep a directory to each, and report again."
-        )
-    hashes = results["levels"][level].get("weights_sha256")
-    if hashes is not None and hashes != weights_sha256(directory):
-        raise ValueError(
-            f"{directory} holds other weights than those whose scores are in {run / RESULTS}; keep a directory to "
-            "each training, and report again."
-        )
-    files: dict[str, Path | bytes] = {name: directory / name for name in report.files}
-    if (run / PLOT).is_file():
-        files[PLOT] = run / PLOT
-    return Contents(level, files)
-
-
-def given(**facts) -> dict:
-    """The facts that were given a value."""
-    return {name: fact for name, fact in facts.items() if fact is not None}
+# The client's own record of a file, by path in the repository; it holds the file's size and its SHA-256.
+Files = dict[str, CommitOperationAdd]
 
 
 def gather(
     run_directory: str | os.PathLike, name: str, levels: Sequence[str] | None, facts: dict
-) -> tuple[dict, dict[str, Contents]]:
-    """The results, and by level the contents but for the card; given facts are written into the results.
+) -> tuple[dict, dict[str, Files]]:
+    """Return the results, and by level the files of its repository that the run has as they are.
+
+    Facts that are not None are written into the results.
 
     Raises:
-        ValueError: the name is none, the run is not complete, or a fact is not one; nothing was written.
+        ValueError: the Hub does not take the name, the run is not complete, or a fact is wrong; nothing was written.
     """
-    results = read_run(run_directory)
-    chosen = choose_levels(run_directory, results, levels)
+    run = Path(run_directory)
+    if not (run / RESULTS).is_file():
+        raise ValueError(
+            f"run_directory={str(run)!r} holds no {RESULTS}, which the model card is rendered from; give the "
+            "--output_dir of a finished run of hf-ats train, or write it by hf_ats.run.report_trained(trainer, ...)."
+        )
+    results = read_results(run / RESULTS)
+    there = list(results["levels"])
+    chosen = list(dict.fromkeys(levels or [level for level in ("core", "full") if level in there]))
+    if not chosen or not set(chosen) <= set(there):
+        raise ValueError(f"levels={chosen}: the run in {run} has {there}; name which of them to push.")
     repository_names(name, chosen)
-    parts = {level: collect(run_directory, results, level) for level in chosen}
-    if facts:
-        update_facts(run_directory, **facts)
+    parts = {level: _files_of_export(run, results, level) for level in chosen}
+    if any(fact is not None for fact in facts.values()):
+        results = results | {"card": update_facts(run, **facts)}
     return results, parts
 
 
-def with_card(part: Contents, run_directory: str | os.PathLike, names: dict[str, str]) -> Contents:
-    """The contents with the card of that level, which names the repositories of its sisters, and the results.
+def with_card(
+    part: Files, run_directory: str | os.PathLike, results: dict, level: str, names: dict[str, str]
+) -> Files:
+    """Return the files with the card of that level, which names the repositories of its sisters, and the results.
 
     The folders of the machine that the run was on are cut from the results and from the page that shows them.
 
@@ -177,50 +62,104 @@ def with_card(part: Contents, run_directory: str | os.PathLike, names: dict[str,
         ValueError: a fact is missing for the card.
     """
     run = Path(run_directory)
-    rendered = {CARD: render_card(run, part.level, names)}
-    results = portable_results(read_run(run))
-    rendered[RESULTS] = json_text(results)
-    if (run / PAGE).is_file():
-        rendered[PAGE] = report_page(run, results)
-    return replace(part, files={**part.files, **{name: text.encode() for name, text in rendered.items()}})
+    results = portable_results(results)
+    rendered = {CARD: render_card(run, level, names), RESULTS: json_text(results)}
+    if (run / _PAGE).is_file():
+        rendered[_PAGE] = report_page(run, results)
+    return part | {name: CommitOperationAdd(name, text.encode()) for name, text in rendered.items()}
 
 
-def _read_report(directory: Path) -> ExportReport:
-    remedy = "train to the end, or write it by scripts/export.py or export_core and export_full"
+def run_id(results: dict) -> str:
+    """Return what tells one run from another on the Hub, and stays the same when facts of its card are added."""
+    if results.get("run_id"):
+        return results["run_id"]
+    # Results from before there was such an id: all that they found, as it is published.
+    found = {name: value for name, value in portable_results(results).items() if name not in ("card", "samples")}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def stage_run(
+    run_directory: str | os.PathLike,
+    name: str,
+    directory: str | os.PathLike,
+    *,
+    organization: str | None = None,
+    levels: Sequence[str] | None = None,
+    **facts,
+) -> dict[str, Path]:
+    """Write the repositories that `push_run` would make as folders, to look at, without the Hub.
+
+    Args:
+        run_directory: as for `push_run`.
+        name: as for `push_run`; without a namespace the cards have `YOU` in its place.
+        directory: where the folders `NAME-core`, `NAME-full`, ... go; earlier ones of the same kind are replaced.
+        organization: as for `push_run`.
+        levels: as for `push_run`.
+        facts: as for `push_run`: `license`, `license_name`, `license_link`, `datasets`, `base_model`,
+            `languages`.
+
+    Returns:
+        By level, the folder.
+
+    Raises:
+        ValueError: as for `push_run`.
+        FileExistsError: a folder holds something else.
+    """
+    name = full_name(name, organization)
+    name = name if "/" in name else f"YOU/{name}"  # whose token it is, only the Hub knows
+    results, parts = gather(run_directory, name, levels, facts)
+    names = repository_names(name, parts)
+    parts = {level: with_card(part, run_directory, results, level, names) for level, part in parts.items()}
+    folders = {level: Path(directory) / names[level].split("/")[-1] for level in parts}
+    for folder in folders.values():
+        _check_staged(folder)
+    for level, folder in folders.items():
+        draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+        try:
+            for path, file in parts[level].items():
+                (draft / path).parent.mkdir(parents=True, exist_ok=True)
+                with file.as_file() as source, (draft / path).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            move_into_place(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return folders
+
+
+def _files_of_export(run: Path, results: dict, level: str) -> Files:
+    """Return the files that an export lists, and the run's plot; raise ValueError if the export is not sound."""
+    directory = run / level
+    remedy = f"export level {level!r} again by hf-ats export, or train to the end"
     try:
-        return ExportReport.read(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{directory} holds no export; {remedy}.") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{directory / _REPORT} is not the report of an export ({error}); {remedy}.") from None
+        report = ExportReport.read(directory)
+        files = {name: CommitOperationAdd(name, directory / name) for name in report.files}
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{directory} holds no complete export ({error}); {remedy}.") from None
+    hashes = {name: files[name].upload_info.sha256.hex() for name in report.weights_sha256 if name in files}
+    if hashes != report.weights_sha256:
+        raise ValueError(f"{directory} holds other weights than its export wrote: they are damaged; {remedy}.")
+    found = results["levels"][level]
+    scored = (level, found["size_bytes"], found.get("weights_sha256", hashes))
+    if scored != (report.level, report.size_bytes, hashes):
+        raise ValueError(
+            f"{directory} holds other weights than those whose scores are in {run / RESULTS}; keep a directory to "
+            "each training, and report again."
+        )
+    if (run / _PLOT).is_file():
+        files[_PLOT] = CommitOperationAdd(_PLOT, run / _PLOT)
+    return files
 
 
-def _check_sound(path: Path, remedy: str) -> None:
-    """Whether a file is whole, as far as its own format tells."""
-    size = path.stat().st_size
-    if path.suffix == ".safetensors":
-        expected = _safetensors_size(path)
-        if expected != size:
-            says = "no header that can be read" if expected is None else f"{expected:,} bytes by its header"
-            raise ValueError(f"{path} is cut off or damaged: it has {size:,} bytes, and {says}; {remedy}.")
-    elif path.suffix == ".json":
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is cut off or damaged ({error}); {remedy}.") from None
-    elif size == 0:
-        raise ValueError(f"{path} is empty; {remedy}.")
-
-
-def _safetensors_size(path: Path) -> int | None:
-    """Bytes that the file has by its own header; None where that cannot be read."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
-            return None
-        try:
-            header = json.loads(file.read(length))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
-    return 8 + length + max(ends, default=0)
+def _check_staged(folder: Path) -> None:
+    """Raise FileExistsError if a folder holds something else than an earlier repository of its kind."""
+    if not folder.exists():
+        return
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    try:
+        ours = {*ExportReport.read(folder).files, CARD, RESULTS, _PLOT, _PAGE}
+    except (OSError, ValueError, TypeError):
+        ours = set()
+    if not folder.is_dir() or present - ours:
+        raise FileExistsError(
+            f"{folder} holds something else than an earlier dry run; move it away, or choose another directory."
+        )

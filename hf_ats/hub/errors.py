@@ -8,13 +8,23 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5
-LONGEST_WAIT = 300.0  # seconds that a server may ask for before a person should decide
+MAKE_TOKEN = (
+    "make one with the role 'write' at https://huggingface.co/settings/tokens, and pass token=..., set HF_TOKEN, or "
+    "log in by `hf auth login`"
+)
+_ATTEMPTS = 5
+_LONGEST_WAIT = 300.0  # seconds that a server may ask for before a person should decide
 _TRANSIENT = (408, 409, 429, 500, 502, 503, 504)
+_REMEDIES = {
+    401: f"The token is not valid (any more): {MAKE_TOKEN}.",
+    403: "The token has no right to do this: take one with the role 'write' of somebody who may write there, or push "
+    "to a namespace of your own.",
+    412: "Somebody else has pushed there at the same time: look at the repository, and push again.",
+    429: "The Hub asks for fewer requests: wait, and push again.",
+}
 # The client is built on requests, httpx or httpx2, by its version. All that its library raises, lost connections
 # included, has one root, which the client's own error descends from.
 _CONNECTION_ERROR = [kind for kind in HfHubHTTPError.__mro__ if kind.__module__.split(".")[0] != "builtins"][-1]
-CLIENT_ERRORS = (_CONNECTION_ERROR, HfHubHTTPError, OfflineModeIsEnabled)
 
 _sleep = time.sleep
 
@@ -34,13 +44,12 @@ class PushError(OSError):
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an answer; None where there was none, as when the connection was lost."""
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
+    """Return the HTTP status of an answer; None where there was none, as when the connection was lost."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def retrying(action: Callable, what: str, attempts: int = ATTEMPTS):
-    """Carries out `action()`, again after a wait where the Hub was busy, failed, or could not be reached.
+def retrying(action: Callable, what: str, attempts: int = _ATTEMPTS):
+    """Carry out `action()`, again after a wait where the Hub was busy, failed, or could not be reached.
 
     Waits as long as the Hub asks (`Retry-After`), otherwise 1, 2, 4 and 8 seconds. An action whose answer was lost is
     carried out twice, so it must be one that does no harm then.
@@ -62,65 +71,46 @@ def retrying(action: Callable, what: str, attempts: int = ATTEMPTS):
                 raise
             wait = _wait(error, attempt)
             if wait is None or attempt == attempts:
-                raise PushError(explain(error, what), status_of(error)) from caught
+                message = f"{what} failed: {_short(error)}. {_remedy(status_of(error))}"
+                raise PushError(message, status_of(error)) from caught
             logger.warning("%s failed (%s); trying again in %g s", what, _short(error), wait)
             _sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
 
-def explain(error: BaseException, what: str) -> str:
-    """One sentence on what went wrong, one on what to do."""
-    status = status_of(error)
-    return f"{what} failed: {_short(error)}. {_REMEDIES.get(status) or _general_remedy(status)}"
-
-
-_REMEDIES = {
-    400: "The Hub does not take what was sent; see its words above.",
-    401: "The token is not valid (any more): make one with the role 'write' at "
-    "https://huggingface.co/settings/tokens, and pass token=..., set HF_TOKEN, or log in by `hf auth login`.",
-    403: "The token has no right to do this: take one with the role 'write' of somebody who may write there, or push "
-    "to a namespace of your own.",
-    404: "It is not there, or hidden from this token: check the name, the revision and whose token it is.",
-    409: "Something else is going on in that repository: wait until it is done, and push again.",
-    412: "Somebody else has pushed there at the same time: look at the repository, and push again.",
-    413: "The Hub finds it too large; see https://huggingface.co/docs/hub/storage-limits.",
-    429: "The Hub asks for fewer requests: wait, and push again.",
-}
-
-
-def _general_remedy(status: int | None) -> str:
+def _remedy(status: int | None) -> str:
     if status is None:
         return "The Hub could not be reached, or the connection broke: check the network, and push again."
     if status >= 500:
         return "The Hub has trouble of its own (https://status.huggingface.co): wait, and push again."
-    return "See its words above, and push again."
+    return _REMEDIES.get(status, "See its words above, and push again.")
 
 
 def _of_client(error: BaseException) -> BaseException | None:
-    """The client's error that this one is or was raised from; None if it is something else, such as a bug."""
+    """Return the client's error that this one is or was raised from; None if it is something else, such as a bug."""
     if isinstance(error, OfflineModeIsEnabled):
         return None
-    while error is not None and not isinstance(error, CLIENT_ERRORS):
+    while error is not None and not isinstance(error, _CONNECTION_ERROR):
         error = error.__cause__  # an upload over LFS wraps what happened in a RuntimeError
     return error
 
 
 def _wait(error: BaseException, attempt: int) -> float | None:
-    """Seconds until another try; None where none would help."""
+    """Return the seconds until another try; None where none would help."""
     status = status_of(error)
     if status is not None and status not in _TRANSIENT:
         return None
     asked = error.response.headers.get("Retry-After", "") if status is not None else ""
     wait = float(asked) if asked.isdigit() else float(2 ** (attempt - 1))
-    return wait if wait <= LONGEST_WAIT else None
+    return wait if wait <= _LONGEST_WAIT else None
 
 
 def _short(error: BaseException) -> str:
-    """The status and the server's words, without the addresses and request ids around them."""
+    """Return the status and the server's words, without the addresses and request ids around them."""
     status = status_of(error)
     if status is None:
         return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
-    response = error.response
-    said = response.headers.get("X-Error-Message") or getattr(error, "server_message", None) or ""
-    wait = response.headers.get("Retry-After")
+    headers = error.response.headers
+    said = headers.get("X-Error-Message") or getattr(error, "server_message", None) or ""
+    wait = headers.get("Retry-After")
     return f"status {status}" + (f", {said.rstrip('.')!r}" if said else "") + (f", wait {wait} s" if wait else "")

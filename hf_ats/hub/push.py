@@ -3,28 +3,14 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, HfApi
 
-from .account import check_namespace, full_name, repository_names, sign_in
-from .contents import CARD, Contents, gather, given, run_id, with_card
+from .account import full_name, repository_names, sign_in
+from .contents import CARD, Files, gather, run_id, with_card
 from .errors import PushError
-from .repositories import (
-    State,
-    Target,
-    additions_of,
-    check_card,
-    commit,
-    commit_info,
-    drop_branch,
-    find_commit,
-    holds,
-    look,
-    make_branch,
-    make_repository,
-    upload,
-)
+from .repository import Repository, check_card
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +57,7 @@ def push_run(
     base_model: str | None = None,
     languages: Sequence[str] | None = None,
 ) -> dict[str, PushedRepository]:
-    """Publishes the models of a run of translation training: `NAME-core`, `NAME-full`, and a ladder's other levels.
+    """Publish the models of a run of translation training: `NAME-core`, `NAME-full`, and a ladder's other levels.
 
     Each repository is exactly what the level's export lists, its card, `results.json`, and `training.png` and
     `report.html` where the run has them. Everything is checked first, here and on the Hub; then all large files are
@@ -99,13 +85,13 @@ def push_run(
         license_link: of a license that is `"other"`.
         datasets: ids on the Hub of the data that it was trained on.
         base_model: id on the Hub of the model that it was trained from.
-        languages: codes of source and target, where the run's own names for them are none.
+        languages: codes of source and target, where the run has other names for them.
 
     Returns:
         By level, a `PushedRepository`.
 
     Raises:
-        ValueError: the run is not complete, the name is not one, or the card lacks a fact; nothing was sent.
+        ValueError: the run is not complete, the name is not valid, or the card lacks a fact; nothing was sent.
         PushError: the Hub or the token is in the way; the message says what is on the Hub now.
 
     Example:
@@ -116,90 +102,84 @@ def push_run(
     'my-organization/iwslt14-de-en-core'
     ```
     """
-    facts = given(
-        license=license,
-        license_name=license_name,
-        license_link=license_link,
-        datasets=datasets and list(datasets),
-        base_model=base_model,
-        languages=languages and list(languages),
-    )
-    name = full_name(name, organization)
-    target = Target(revision or "main", create_pr, "", commit_description or "")
+    facts = {
+        "license": license,
+        "license_name": license_name,
+        "license_link": license_link,
+        "datasets": datasets and list(datasets),
+        "base_model": base_model,
+        "languages": languages and list(languages),
+    }
+    name, revision = full_name(name, organization), revision or "main"
     results, parts = gather(run_directory, name, levels, facts)
+    run = run_id(results)
 
     account = sign_in(token)
-    if "/" not in name:
-        name = f"{account.user}/{name}"
+    name = name if "/" in name else f"{account.user}/{name}"
     names = repository_names(name, results["levels"])
-    linked = _linked(account.api, names, parts, results, target.revision)
-    pushes = [
-        _Push(
-            names[level],
-            with_card(part, run_directory, linked),
-            replace(target, message=commit_message or f"Add the {level} network of run {run_id(results)[:8]}"),
+    linked = _linked(account.api, names, parts, run, revision)
+    repositories = {}
+    for level, part in parts.items():
+        files = with_card(part, run_directory, results, level, linked)
+        check_card(account.api, files[CARD])
+        message = commit_message or f"Add the {level} network of run {run[:8]}"
+        repository = Repository(
+            account.api, names[level], revision, files, create_pr, message, commit_description or ""
         )
-        for level, part in parts.items()
-    ]
-    for push in pushes:
-        check_card(account.api, push.contents.files[CARD].decode())
-        push.state = look(account.api, push.repo_id, push.target.revision)
-    if not (create_pr and all(push.state.exists for push in pushes)):
-        check_namespace(account, name.split("/")[0])
-    for push in pushes:
-        _refuse_unwanted(push, run_id(results), private, overwrite)
+        repositories[level] = repository.look()
+    if not (create_pr and all(repository.exists for repository in repositories.values())):
+        account.check_namespace(name.split("/")[0])
+    for repository in repositories.values():
+        _refuse_unwanted(repository, run, private, overwrite)
 
     done: dict[str, PushedRepository] = {}
     try:
-        _send(account.api, pushes, done, run_id(results), private, overwrite)
+        _send(repositories, done, run, private, overwrite)
     except PushError as error:
-        raise _with_outcome(error, pushes, done) from error
+        complete = [one.repo_id for one in done.values()]
+        rest = [repository.repo_id for level, repository in repositories.items() if level not in done]
+        outcome = PushError(
+            f"{error} Complete on the Hub: {', '.join(complete) or 'none'}. Not changed, at most created: "
+            f"{', '.join(rest)}. After that the same push completes them.",
+            error.status,
+        )
+        outcome.complete = done
+        raise outcome from error
     return done
 
 
-@dataclass
-class _Push:
-    """One repository of a push."""
-
-    repo_id: str
-    contents: Contents
-    target: Target
-    state: State = field(default_factory=State)
-
-
-def _linked(api, names: dict[str, str], parts: dict[str, Contents], results: dict, revision: str) -> dict[str, str]:
-    """The repositories that the cards may link: those of this push, and others that hold this run already."""
+def _linked(api: HfApi, names: dict[str, str], parts: dict[str, Files], run: str, revision: str) -> dict[str, str]:
+    """Return the repositories that the cards may link: those of this push, and others that hold this run already."""
     # A pull request of this repository says nothing of another's.
     revision = "main" if revision.startswith("refs/") else revision
 
     def holds_run(repo_id: str) -> bool:
         try:
-            return look(api, repo_id, revision).run == run_id(results)
+            return Repository(api, repo_id, revision).look().run == run
         except PushError:  # moved or closed to this token: a card can do without it
             return False
 
     return {level: repo_id for level, repo_id in names.items() if level in parts or holds_run(repo_id)}
 
 
-def _refuse_unwanted(push: _Push, run: str, private: bool | None, overwrite: bool) -> None:
-    """Refuses what would surprise its owner, or somebody else."""
-    state, repo_id = push.state, push.repo_id
-    if not state.exists:
-        if push.target.create_pr:
+def _refuse_unwanted(repository: Repository, run: str, private: bool | None, overwrite: bool) -> None:
+    """Raise PushError for what would surprise the repository's owner, or somebody else."""
+    repo_id = repository.repo_id
+    if not repository.exists:
+        if repository.create_pr:
             raise PushError(
                 f"create_pr=True asks to change {repo_id}, and there is no such repository, or not for this token; "
                 "leave create_pr out to make it, or check the name."
             )
         return
-    if private is not None and private != state.private:
-        are, asked = ("private", "public") if state.private else ("public", "private")
+    if private is not None and private != repository.private:
         raise PushError(
-            f"{repo_id} is there and {are}, and private={private} asks for {asked}; change that in its settings on "
-            "the Hub first, or leave private out."
+            f"{repo_id} is there and {'private' if repository.private else 'public'}, and private={private} asks for "
+            "the opposite; change that in its settings on the Hub first, or leave private out."
         )
-    is_free = state.is_empty or state.run == run or not state.has_revision
-    if not (is_free or overwrite or push.target.create_pr):
-        files = sorted(state.files)
+    is_free = repository.is_empty or repository.run == run or not repository.has_revision
+    if not (is_free or overwrite or repository.create_pr):
+        files = sorted(repository.there)
         raise PushError(
             f"{repo_id} holds something else than this run ({', '.join(files[:4])}{', ...' if files[4:] else ''}), "
             "which is not replaced unasked; choose another name, give a new branch as revision, ask for the change by "
@@ -207,73 +187,62 @@ def _refuse_unwanted(push: _Push, run: str, private: bool | None, overwrite: boo
         )
 
 
-def _send(api, pushes: list[_Push], done: dict[str, PushedRepository], run: str, private, overwrite: bool) -> None:
-    waiting = []
-    for push in pushes:
-        there = _find(api, push)
+def _send(
+    repositories: dict[str, Repository],
+    done: dict[str, PushedRepository],
+    run: str,
+    private: bool | None,
+    overwrite: bool,
+) -> None:
+    """Make what is missing, upload all large files, then commit to one repository after the other."""
+    waiting: dict[str, Repository] = {}
+    for level, repository in repositories.items():
+        there = _find(repository)
         if there is None:
-            waiting.append(push)
+            waiting[level] = repository
         else:
-            logger.info("%s: everything is there already", push.repo_id)
-            done[push.contents.level] = PushedRepository(push.contents.level, push.repo_id, there, changed=False)
-    for push in waiting:
-        if not push.state.exists:
-            make_repository(api, push.repo_id, private)
-            push.state = look(api, push.repo_id, push.target.revision)
-            _refuse_unwanted(push, run, private, overwrite)  # somebody else may have made it in between
-    additions = {}
-    for push in waiting:
-        files = push.contents.files
-        logger.info("%s: sending %d files, %.1f MB", push.repo_id, len(files), push.contents.size / 1e6)
-        additions[push.repo_id] = additions_of(push.contents)
-        upload(api, push.repo_id, additions[push.repo_id], push.target)
-    for push in waiting:
-        made = _commit(api, push, additions[push.repo_id], run, private, overwrite)
-        pushed = PushedRepository(push.contents.level, push.repo_id, made, changed=True)
-        done[push.contents.level] = pushed
-        logger.info("%s: complete, %s", push.repo_id, pushed.url)
+            logger.info("%s: everything is there already", repository.repo_id)
+            done[level] = PushedRepository(level, repository.repo_id, there, changed=False)
+    for level, repository in waiting.items():
+        if not repository.exists:
+            repository.make(private)
+            waiting[level] = repository.look()
+            _refuse_unwanted(waiting[level], run, private, overwrite)  # somebody else may have made it in between
+    for repository in waiting.values():
+        size = sum(file.upload_info.size for file in repository.files.values())
+        logger.info("%s: sending %d files, %.1f MB", repository.repo_id, len(repository.files), size / 1e6)
+        repository.upload()
+    for level, repository in waiting.items():
+        try:
+            made = _commit(repository)
+        except PushError as error:
+            if error.status != 412:
+                raise
+            # The repository is not as it was looked at. What is there now may still be no obstacle.
+            repository = repository.with_unsent_files().look()
+            _refuse_unwanted(repository, run, private, overwrite)
+            repository.upload()
+            made = _commit(repository)
+        done[level] = PushedRepository(level, repository.repo_id, made, changed=True)
+        logger.info("%s: complete, %s", repository.repo_id, done[level].url)
 
 
-def _find(api, push: _Push) -> CommitInfo | None:
-    """The commit of an earlier push of the same contents, be it in a pull request."""
-    if holds(push.state, push.contents):
-        if not push.target.create_pr and not push.state.has_revision:
-            make_branch(api, push.repo_id, push.target.revision)  # at the commit that holds it
-        return commit_info(api, push.repo_id, push.state.head, push.target)
-    return find_commit(api, push.repo_id, State(), push.contents, push.target) if push.target.create_pr else None
+def _find(repository: Repository) -> CommitInfo | None:
+    """Return the commit of an earlier push of the same files, be it in a pull request."""
+    if repository.is_complete:
+        if not repository.create_pr and not repository.has_revision:
+            repository.make_branch()  # at the commit that holds it
+        return repository.commit_info(repository.head)
+    return replace(repository, requests={}).find() if repository.create_pr else None
 
 
-def _commit(api, push: _Push, additions: list, run: str, private, overwrite: bool) -> CommitInfo:
-    """The commit, with its branch made right before it, and dropped again if nothing comes of it."""
-    start, branch = push.state.head, push.target.revision
-    if push.state.has_revision or push.target.create_pr:
-        return _commit_to(api, push, additions, run, private, overwrite)
-    make_branch(api, push.repo_id, branch)
+def _commit(repository: Repository) -> CommitInfo:
+    """Commit, to a new branch that is made right before, and dropped again if nothing comes of it."""
+    if repository.has_revision or repository.create_pr:
+        return repository.commit()
+    repository.make_branch()
     try:
-        return _commit_to(api, push, additions, run, private, overwrite)
+        return repository.commit()
     except PushError:
-        drop_branch(api, push.repo_id, branch, start)
+        repository.drop_branch()
         raise
-
-
-def _commit_to(api, push: _Push, additions: list, run: str, private, overwrite: bool) -> CommitInfo:
-    try:
-        return commit(api, push.repo_id, push.state, push.contents, additions, push.target)
-    except PushError as error:
-        if error.status != 412:
-            raise
-        # The repository is not as it was looked at. What is there now may still be no obstacle.
-        push.state = look(api, push.repo_id, push.target.revision)
-        _refuse_unwanted(push, run, private, overwrite)
-        return commit(api, push.repo_id, push.state, push.contents, additions, push.target)
-
-
-def _with_outcome(error: PushError, pushes: list[_Push], done: dict[str, PushedRepository]) -> PushError:
-    """The same error, telling also what the push has come to."""
-    complete = [push.repo_id for push in pushes if push.contents.level in done]
-    rest = [push.repo_id for push in pushes if push.contents.level not in done]
-    told = f"{error} Complete on the Hub: {', '.join(complete) or 'none'}. "
-    told += f"Not changed, at most created: {', '.join(rest)}. "
-    full = PushError(told + "After that the same push completes them.", error.status)
-    full.complete = done
-    return full

@@ -2,9 +2,10 @@
 
 from .cards import render_card
 from .comparison import render_comparison, update_marked_block
-from .facts import check_facts, hub_languages
+from .facts import check_facts, hub_languages, update_facts
 from .page import report_page, write_report_page
 from .plots import plot_training
+from .portable import portable_results
 from .provenance import installed_versions
 from .results import (
     build_results,
@@ -26,6 +27,7 @@ __all__ = [
     "installed_versions",
     "json_text",
     "plot_training",
+    "portable_results",
     "read_json",
     "read_results",
     "render_card",
@@ -33,6 +35,7 @@ __all__ = [
     "render_table",
     "report_page",
     "select_samples",
+    "update_facts",
     "update_marked_block",
     "write_json",
     "write_report_page",

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from ..data import decoder_inputs
 from ..partition import is_translation_model, layers_at_level, level_names, parameters_at_level, partitioned_layers
 from .by_level import ReportsByLevel
+from .flops import FlopsMeter
 from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients, broadcast_statistics
@@ -41,7 +42,7 @@ class AlternatingTraining(ReportsByLevel):
         self.add_callback(_LearningRateOfLevel(self))
 
     def _bind(self, model: nn.Module) -> None:
-        """Takes hold of what the steps need of a model: its levels, its layers, its loss."""
+        """Take hold of what the steps need of a model: its levels, its layers, its loss."""
         refuse_unpartitioned(model, self.args.schedule)
         freeze_constants_(model)
         self.level_names = level_names(model)
@@ -49,10 +50,9 @@ class AlternatingTraining(ReportsByLevel):
         self._full = len(self.level_names) - 1
         self._layers = list(partitioned_layers(model).values())
         self._parameters = [list(parameters_at_level(model, level).values()) for level in range(len(self.level_names))]
-        self._level_sizes = [sum(parameter.numel() for parameter in level) for level in self._parameters]
         # A batch normalization of a core takes no part in the full network.
         self._full_has_all = len(self._parameters[-1]) == len(list(model.parameters()))
-        self._ledger = None
+        self._flops = FlopsMeter(model, is_sharded=self.is_fsdp_enabled)
         self._translates = is_translation_model(model)
         self._has_token_loss = self._translates and self.compute_loss_func is None
         if self._has_token_loss:
@@ -65,7 +65,7 @@ class AlternatingTraining(ReportsByLevel):
             self.model_accepts_loss_kwargs = False
 
     def call_model_init(self, trial=None):
-        """As the Trainer's, for every run that `model_init` starts afresh."""
+        """Build a model as the Trainer does, for every run that `model_init` starts afresh."""
         model = super().call_model_init(trial)
         if hasattr(self, "level_names"):
             if self._has_token_loss:
@@ -74,22 +74,21 @@ class AlternatingTraining(ReportsByLevel):
         return model
 
     def train(self, *positional, **keywords):
-        """As the Trainer's."""
-        self._forget_losses()
+        """Train as the Trainer does."""
         if self.model_init is None:
             refuse_second_training(self)
         return super().train(*positional, **keywords)
 
     def levels_at_step(self, step: int) -> tuple[int, ...]:
-        """The levels that optimizer step `step` trains, a pure function of the step (law 2)."""
+        """Return the levels that optimizer step `step` trains, a pure function of the step (law 2)."""
         return levels_at_step(self.args.schedule, step, len(self.level_names), self.args.seed)
 
     def lr_coefficient(self, levels: tuple[int, ...]) -> float:
-        """`alternate_lr_coef` for a step that trains cores alone, 1 for one that trains the full network."""
+        """Return `alternate_lr_coef` for a step that trains cores only, 1 for one that trains the full network."""
         return 1.0 if self._full in levels else self.args.alternate_lr_coef
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """As the Trainer's; with `warmup_init_lr` the one whose warm-up starts there."""
+        """Make the Trainer's scheduler; with `warmup_init_lr` the one whose warm-up starts there."""
         given = self.lr_scheduler is not None
         super().create_scheduler(num_training_steps, optimizer)
         # A start at 0 is what Transformers' own has, and a negative one means 0.
@@ -102,16 +101,15 @@ class AlternatingTraining(ReportsByLevel):
         return self.lr_scheduler
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """As the Trainer's, or every parameter where `weight_decay_on` says so."""
+        """Return what the Trainer does, or every parameter where `weight_decay_on` says so."""
         if self.args.weight_decay_on == "all":
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
     def create_optimizer(self, *positional, **keywords):
-        """As the Trainer's; under FSDP the model is made ready before, since the optimizer holds what is sharded."""
+        """Make the Trainer's optimizer; under FSDP make the model ready before, since it holds the shards."""
         if self.is_fsdp_enabled:
-            if is_translation_model(self.model):
-                self._make_ledger()  # it runs the model, which would gather it
+            self._flops.prepare()  # it runs the model, which would gather it
             self._parameters = []  # which would keep the whole model in memory
             if not is_sharded(self.model):
                 self._model_class = type(self.model)
@@ -121,35 +119,47 @@ class AlternatingTraining(ReportsByLevel):
     # ---- The algorithm ----
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Forward and backward of one micro-batch at each level of the step; returns the mean of their losses."""
+        """Run forward and backward of one micro-batch at each level of the step; return the mean of their losses."""
         levels = self.levels_at_step(self.state.global_step)
-        syncs = self.accelerator.sync_gradients
-        # DistributedDataParallel expects a gradient for every parameter, so only the full network goes through its
-        # reduction, and only if it has them all. FSDP reduces what has a gradient. What earlier levels of the step
-        # left in `.grad` is sent along.
-        reduced_in_backward = levels[-1] if self.is_fsdp_enabled else self._full if self._full_has_all else None
         losses = []
         for level in levels:
-            # Under FSDP, leaving this `no_sync` would end that of the Trainer around a micro-batch before the last.
-            unreduced = level != reduced_in_backward and (syncs or not self.is_fsdp_enabled)
-            reduction = self.accelerator.no_sync(model) if unreduced else contextlib.nullcontext()
-            with layers_at_level(self._layers, level), reduction:
+            with layers_at_level(self._layers, level), self._reduction(model, level, levels):
                 losses.append(super().training_step(model, dict(inputs), num_items_in_batch))
-        if self.args.world_size > 1 and syncs and levels[-1] != reduced_in_backward:
+        if (
+            self.args.world_size > 1
+            and self.accelerator.sync_gradients
+            and not self._reduces_itself(levels[-1], levels)
+        ):
             all_reduce_gradients(dict.fromkeys(p for level in levels for p in self._parameters[level]))
             if not self._full_has_all:
                 broadcast_statistics(self._buffers_at(levels))
         self._record_losses(levels, losses)
         return torch.stack(losses).mean()
 
+    def _reduces_itself(self, level: int, levels: tuple[int, ...]) -> bool:
+        """Whether the backward pass of a level reduces the gradients of the step, those of earlier levels included."""
+        if self.is_fsdp_enabled:  # reduces what has a gradient, in the last pass
+            return level == levels[-1]
+        # DistributedDataParallel expects a gradient for every parameter.
+        return level == self._full and self._full_has_all
+
+    def _reduction(self, model: nn.Module, level: int, levels: tuple[int, ...]):
+        """Return the context in which a level's backward pass reduces gradients, or leaves them as they are."""
+        if self._reduces_itself(level, levels):
+            return contextlib.nullcontext()
+        # Under FSDP, leaving a `no_sync` of ours would end that of the Trainer around a micro-batch before the last.
+        if self.is_fsdp_enabled and not self.accelerator.sync_gradients:
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(model)
+
     def _buffers_at(self, levels: tuple[int, ...]) -> list[torch.Tensor]:
-        """What a step at these levels changes beside parameters."""
+        """Return the buffers that a step at these levels changes beside parameters."""
         of_layers = {id(buffer) for layer in self._layers for buffer in layer.buffers()}
         shared = [buffer for buffer in self.model.buffers() if id(buffer) not in of_layers]
         return shared + [buffer for level in levels for layer in self._layers for buffer in layer.buffers_at(level)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As the Trainer's, with the decoder's input made from the labels where a collator left it out."""
+        """Compute the Trainer's loss, with the decoder's input made from the labels where a collator left it out."""
         if self._translates:
             inputs = self._with_decoder_inputs(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -163,14 +173,14 @@ class AlternatingTraining(ReportsByLevel):
     # ---- Checkpoints ----
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """As the Trainer's, also under FSDP with sharded state: every checkpoint holds the whole model (law 9)."""
+        """Save as the Trainer does, and under FSDP with sharded state too the whole model (law 9)."""
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             state_dict = self.accelerator.get_state_dict(self.model)
             self._save(output_dir or self.args.output_dir, state_dict=state_dict)
         super().save_model(output_dir, _internal_call)
 
     def whole_model(self) -> nn.Module | None:
-        """The model as the exports take it: under FSDP a gathered copy, on the main process alone (None on others).
+        """Return the model as the exports take it: under FSDP a gathered copy, and None except on the main process.
 
         Every process must call it.
         """
@@ -192,7 +202,7 @@ class AlternatingTraining(ReportsByLevel):
 
 
 def freeze_constants_(model: nn.Module) -> None:
-    """Freezes the parameters that the model's class never saves, in place: Marian's and others' tables of positions.
+    """Freeze the parameters that the model's class never saves, in place: Marian's and others' tables of positions.
 
     transformers 5 forgets to when it loads a checkpoint, and DistributedDataParallel then waits for their gradients.
     """

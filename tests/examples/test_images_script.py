@@ -117,12 +117,10 @@ def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path,
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- begin images -->\n<!-- end images -->\nbelow\n")
     files = [folder / "results.json" for folder in (tmp_path / "standard", trained[0], tmp_path / "slimmable")]
-    run("../examples/image_classification/compare.py", *files, "--update", page, "--block", "images", "--no_commands")
+    run("compare_runs.py", *files, "--update", page, "--block", "images", "--no_commands")
     rows = [line for line in page.read_text().splitlines() if line.startswith(("| standard", "| altern", "| slimm"))]
     assert [row.split("|")[1].strip() for row in rows[:3]] == ["standard", "alternating", "slimmable"]
-    again = run(
-        "../examples/image_classification/compare.py", *files, "--update", page, "--block", "images", "--no_commands"
-    )
+    again = run("compare_runs.py", *files, "--update", page, "--block", "images", "--no_commands")
     assert "up to date" in again.stderr
     (results, *others) = [json.loads(file.read_text()) for file in files]
     full = results["levels"]["full"]["flops_per_image"]

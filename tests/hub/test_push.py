@@ -1,7 +1,6 @@
 """A run goes to the Hub and comes back: the real client against a server on loopback."""
 
 import json
-import shutil
 
 import pytest
 from huggingface_hub import HfApi, snapshot_download
@@ -13,31 +12,14 @@ from hf_ats.hub import PushError, push_run, stage_run
 from hf_ats.results import read_results, write_results
 from tests.support import scripts
 from tests.support.checkpoints import GERMAN
-from tests.support.hub import connected_hub
 from tests.support.pushes import files_of, make_run, published_results, translate
 
 OF_RUN = {"README.md", "results.json", "training.png", "report.html"}
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("pair") / "run")
-
-
-@pytest.fixture(scope="module")
 def ladder(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("ladder") / "run", ratios=(0.1, 0.25))
-
-
-@pytest.fixture
-def run(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "run")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected_hub(monkeypatch, tmp_path / "home") as hub:
-        yield hub
 
 
 def test_what_comes_back_is_what_went_and_translates_alike(run, hub):
@@ -59,13 +41,23 @@ def test_what_comes_back_is_what_went_and_translates_alike(run, hub):
     assert pushed["core"].url == f"{hub.url}/ann/pair-core"
 
 
-def test_the_card_links_the_sister_and_the_hub_reads_its_metadata(run, hub):
-    push_run(run, "lab/pair")
-    card = hub.repositories["lab/pair-core"].files()["README.md"].decode()
-    assert "lab/pair-full" in card
-    info = HfApi().model_info("lab/pair-core")
-    assert info.pipeline_tag == "translation"
-    assert info.card_data["license"] == "mit"
+def test_a_later_push_of_the_run_replaces_and_removes(run, hub):
+    push_run(run, "pair")
+    assert b"ann/pair-full" in hub.repositories["ann/pair-core"].files()["README.md"]
+    (run / "report.html").unlink()
+    (run / "training.png").write_bytes(b"another\0 picture")
+    assert push_run(run, "pair", license="apache-2.0", base_model="org/base")["core"].changed
+    card = {"license": "apache-2.0", "base_model": "org/base"}
+    assert read_results(run / "results.json")["card"] == card
+    files = hub.repositories["ann/pair-core"].files()
+    assert "report.html" not in files
+    assert files["training.png"] == b"another\0 picture"
+    assert b"org/base" in files["README.md"]
+    assert json.loads(files["results.json"])["card"] == card
+    assert HfApi().model_info("ann/pair-core").card_data["license"] == "apache-2.0"
+    assert len(hub.repositories["ann/pair-core"].log()) == 3
+    (run / "training.png").write_bytes(b"another\0 picturE")  # of the same size
+    assert push_run(run, "pair")["core"].changed
 
 
 def test_each_repository_has_one_commit_and_is_made_once(run, hub):
@@ -76,37 +68,6 @@ def test_each_repository_has_one_commit_and_is_made_once(run, hub):
         assert hub.repositories[one.repo_id].log()[0].description == "More"
         assert not again[level].changed
         assert again[level].commit.oid == one.commit.oid
-
-
-def test_a_later_push_of_the_run_replaces_and_removes(run, hub):
-    push_run(run, "pair")
-    (run / "report.html").unlink()
-    (run / "training.png").write_bytes(b"another\0 picture")
-    assert push_run(run, "pair", base_model="org/base")["core"].changed
-    files = hub.repositories["ann/pair-core"].files()
-    assert "report.html" not in files
-    assert files["training.png"] == b"another\0 picture"
-    assert b"org/base" in files["README.md"]
-    assert json.loads(files["results.json"])["card"]["base_model"] == "org/base"
-    assert len(hub.repositories["ann/pair-core"].log()) == 3
-
-
-def test_a_file_less_or_a_letter_more_is_a_change(run, hub):
-    push_run(run, "pair")
-    (run / "report.html").unlink()
-    assert push_run(run, "pair")["core"].changed
-    assert "report.html" not in hub.repositories["ann/pair-core"].files()
-    for picture in (b"one", b"two"):
-        (run / "training.png").write_bytes(picture)
-        assert push_run(run, "pair")["core"].changed
-        assert hub.repositories["ann/pair-core"].files()["training.png"] == picture
-
-
-def test_facts_are_kept_in_the_results_that_are_pushed(run, hub):
-    push_run(run, "pair", license="apache-2.0", datasets=("bentrevett/multi30k",))
-    card = {"license": "apache-2.0", "datasets": ["bentrevett/multi30k"]}
-    assert read_results(run / "results.json")["card"] == card
-    assert json.loads(hub.repositories["ann/pair-full"].files()["results.json"])["card"] == card
 
 
 def test_a_ladder_makes_a_repository_of_each_level_asked_for(ladder, hub):
@@ -131,11 +92,6 @@ def test_organization_and_visibility(run, hub):
     assert not hub.repositories["ann/open-core"].private
 
 
-def test_a_token_in_the_call_comes_before_that_of_the_environment(run, hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "nobody")
-    assert push_run(run, "pair", token="stranger")["core"].repo_id == "bob/pair-core"
-
-
 def test_a_branch_is_made_and_main_left_alone(run, hub):
     pushed = push_run(run, "pair", revision="v2", levels=["core"])
     repository = hub.repositories["ann/pair-core"]
@@ -145,14 +101,20 @@ def test_a_branch_is_made_and_main_left_alone(run, hub):
     assert not push_run(run, "pair", revision="v2", levels=["core"])["core"].changed
 
 
-def test_another_run_goes_to_a_new_branch_of_the_same_repository(template, tmp_path, hub):
-    other = make_run(tmp_path / "other", seed=1)
-    push_run(template, "pair", levels=["full"])
+def test_branches_that_are_there_are_judged_by_what_they_hold(run, other, hub):
+    push_run(run, "pair", levels=["full"])
     push_run(other, "pair", levels=["full"], revision="other")
     repository = hub.repositories["ann/pair-full"]
-    weights = {revision: repository.files(revision)["model.safetensors"] for revision in ("main", "other")}
-    assert weights["main"] == (template / "full/model.safetensors").read_bytes()
+    weights = {branch: repository.files(branch)["model.safetensors"] for branch in ("main", "other")}
+    assert weights["main"] == (run / "full/model.safetensors").read_bytes()
     assert weights["other"] == (other / "full/model.safetensors").read_bytes()
+    before = repository.refs["other"]
+    with pytest.raises(PushError, match="pair-full holds something else than this run"):
+        push_run(run, "pair", levels=["full"], revision="other")
+    assert repository.refs["other"] == before
+    # What is the same on main already is not on this branch.
+    push_run(run, "pair", levels=["full"], revision="other", overwrite=True)
+    assert repository.files("other")["model.safetensors"] == weights["main"]
 
 
 def test_the_folders_of_the_machine_are_not_published(run, hub):
@@ -178,15 +140,6 @@ def test_a_new_branch_is_made_also_where_main_holds_the_run_already(run, hub):
     assert not push_run(run, "pair", levels=["core"], revision="dev")["core"].changed
     refs = hub.repositories["ann/pair-core"].refs
     assert refs["dev"] == refs["main"]
-
-
-def test_a_branch_that_somebody_keeps_at_main_is_not_overwritten(template, tmp_path, hub):
-    push_run(make_run(tmp_path / "other", seed=1), "pair", levels=["core"])
-    repository = hub.repositories["ann/pair-core"]
-    repository.refs["stable"] = repository.refs["main"]
-    with pytest.raises(PushError, match="pair-core holds something else than this run"):
-        push_run(template, "pair", levels=["core"], revision="stable")
-    assert repository.refs["stable"] == repository.refs["main"]
 
 
 def test_a_pull_request_of_one_repository_needs_none_of_the_other(run, hub):
@@ -220,15 +173,6 @@ def test_who_may_not_write_can_ask_by_a_pull_request(run, hub):
     assert asked["full"].commit.pr_num == 1
 
 
-def test_a_pull_request_can_be_pushed_to_again(run, hub):
-    push_run(run, "pair")
-    (run / "training.png").write_bytes(b"second")
-    push_run(run, "pair", create_pr=True)
-    (run / "training.png").write_bytes(b"third")
-    push_run(run, "pair", revision="refs/pr/1")
-    assert hub.repositories["ann/pair-core"].files("refs/pr/1")["training.png"] == b"third"
-
-
 def test_a_dry_run_writes_what_a_push_would_send(run, hub, tmp_path):
     folders = stage_run(run, "ann/pair", tmp_path / "look", license="apache-2.0")
     assert hub.requests == []
@@ -249,18 +193,17 @@ def test_a_dry_run_replaces_an_earlier_one_and_nothing_else(run, tmp_path):
     assert files_of(tmp_path / "look") == before
 
 
-def test_the_script_pushes_and_says_where(run, hub, tmp_path, monkeypatch):
-    for name, value in hub.environment(tmp_path / "other-home").items():
-        monkeypatch.setenv(name, value)
-    done = scripts.run("push_to_hub.py", run, "--name", "pair", "--private", "--license", "mit", "--levels", "full")
-    assert done.stdout == f"full: {hub.url}/ann/pair-full\n"
-    assert "ann/pair-full: sending" in done.stderr
-    assert hub.repositories["ann/pair-full"].private
-
-
 def test_the_script_ends_with_a_sentence(run, hub, monkeypatch):
     with pytest.raises(SystemExit, match=r"push_to_hub.py: name='a b' makes the repository 'a b-core'"):
         scripts.run_here("push_to_hub.py", run, "--name", "a b", monkeypatch=monkeypatch)
+
+
+def test_the_script_pushes_and_says_where(run, hub, monkeypatch, capsys, caplog):
+    options = ("--name", "pair", "--private", "--license", "mit", "--levels", "full", "--token", "stranger")
+    scripts.run_here("push_to_hub.py", run, *options, monkeypatch=monkeypatch)  # a token given comes before HF_TOKEN
+    assert capsys.readouterr().out == f"full: {hub.url}/bob/pair-full\n"
+    assert "bob/pair-full: sending" in caplog.text
+    assert hub.repositories["bob/pair-full"].private
 
 
 def test_the_script_stages_without_the_hub(run, tmp_path, monkeypatch, capsys):

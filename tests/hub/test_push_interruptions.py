@@ -1,32 +1,13 @@
 """The Hub's bad days: what is there after each, that the same push completes it, and what the user is told."""
 
-import shutil
-
 import pytest
 
 from hf_ats.hub import PushError, push_run
-from tests.support.hub import connected_hub
-from tests.support.pushes import make_run, published_results
+from hf_ats.hub.repository import Repository
+from tests.support.pushes import published_results
 
 ALWAYS = 10_000
 CORE, FULL = "ann/pair-core", "ann/pair-full"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("pair") / "run")
-
-
-@pytest.fixture
-def run(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "run")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected_hub(monkeypatch, tmp_path / "home") as hub:
-        monkeypatch.setattr("hf_ats.hub.errors._sleep", hub.naps.append)
-        yield hub
 
 
 def assert_complete(hub, run, repo_id, commits=1):
@@ -114,8 +95,8 @@ def test_what_was_uploaded_is_not_sent_again(run, hub):
     assert not [path for method, path in hub.requests[before:] if method == "PUT"]
 
 
-def test_a_new_branch_goes_again_if_nothing_comes_of_it_and_the_same_push_completes(template, run, hub, tmp_path):
-    push_run(make_run(tmp_path / "other", seed=1), "pair")
+def test_a_new_branch_goes_again_if_nothing_comes_of_it_and_the_same_push_completes(run, other, hub):
+    push_run(other, "pair")
     hub.fail("POST", "pair-core/commit", 403)
     interrupt(hub, run, "status 403", revision="v2")
     assert ("POST", "/api/models/ann/pair-core/branch/v2") in [request[:2] for request in hub.requests]
@@ -214,18 +195,16 @@ def test_what_is_refused_is_not_tried_again(what, run, hub):
 
 def meanwhile(hub, monkeypatch, repo_id, files):
     """Lets somebody push between the look at a repository and the commit to it."""
-    from hf_ats.hub import push
+    upload = Repository.upload
 
-    upload = push.upload
+    def and_somebody_else(one):
+        upload(one)
+        monkeypatch.setattr(Repository, "upload", upload)  # once
+        repository = hub.repositories[repo_id]
+        commit = type(repository.log()[0])(repository.refs["main"], "meanwhile", "", repository.files() | files)
+        repository.add("main", commit)
 
-    def and_somebody_else(api, to, *rest):
-        upload(api, to, *rest)
-        if to == repo_id:
-            repository = hub.repositories[repo_id]
-            commit = type(repository.log()[0])(repository.refs["main"], "meanwhile", "", repository.files() | files)
-            repository.add("main", commit)
-
-    monkeypatch.setattr(push, "upload", and_somebody_else)
+    monkeypatch.setattr(Repository, "upload", and_somebody_else)
 
 
 def test_what_somebody_else_put_there_meanwhile_is_not_overwritten(run, hub, monkeypatch):
@@ -237,15 +216,13 @@ def test_what_somebody_else_put_there_meanwhile_is_not_overwritten(run, hub, mon
 
 
 def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(run, hub, monkeypatch):
-    from hf_ats.hub import push
+    make = Repository.make
 
-    make_repository = push.make_repository
+    def after_somebody_else(repository, private):
+        hub.create(repository.repo_id, {"config.json": b"theirs"})
+        make(repository, private)
 
-    def after_somebody_else(api, repo_id, *rest):
-        hub.create(repo_id, {"config.json": b"theirs"})
-        make_repository(api, repo_id, *rest)
-
-    monkeypatch.setattr(push, "make_repository", after_somebody_else)
+    monkeypatch.setattr(Repository, "make", after_somebody_else)
     with pytest.raises(PushError, match="pair-core holds something else than this run"):
         push_run(run, "pair")
     assert hub.repositories[CORE].files()["config.json"] == b"theirs"

@@ -30,6 +30,7 @@ def make_run(directory: Path, ratios=(0.25,), seed: int = 0) -> Path:
         levels[name] = {
             "parameters": report.parameters,
             "size_bytes": report.size_bytes,
+            "weights_sha256": report.weights_sha256,
             "flops_per_token": 2.0 * report.parameters,
             "bleu": 30.0,
             "chrf": 55.0,

@@ -154,3 +154,13 @@ class Watch(TrainerCallback):
 
     def on_train_end(self, args, state, control, model, optimizer, **kwargs):
         self._look(model, optimizer)
+
+
+class SaveAt(TrainerCallback):
+    """Saves a checkpoint after these steps."""
+
+    def __init__(self, *steps: int):
+        self._steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = state.global_step in self._steps

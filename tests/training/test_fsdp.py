@@ -10,14 +10,13 @@ from hf_ats.checkpoint import export_core, export_full, load_network, load_parti
 from hf_ats.partition import num_levels, parameters_at_level, partitioned_layers
 from hf_ats.run.architectures import keep_pad_row_zero_
 from tests.support.distributed import assert_same_state, launch, train_on_one_process
+from tests.support.distributed.fsdp_worker import RESUMED_AT
 from tests.support.laws import assert_moved, assert_still
 from tests.support.models import partitioned
 from tests.support.training import make_trainer, sentences
 from tests.support.versions import needs_5
 
 pytestmark = needs_5("transformers 4 takes FSDP 2 only from the file of accelerate")
-
-STATE_KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +112,7 @@ def test_the_levels_and_micro_batches_of_a_step_are_reduced_once_together(ranks)
         assert {step["scattered"] for step in rank["slimmable_bytes"]} == {rank["bytes"]["rank"][0]["scattered"]}
 
 
-@pytest.mark.parametrize("kind", STATE_KINDS)
-@pytest.mark.parametrize("stop", [2, 7], ids=["in the first epoch", "in the second"])
+@pytest.mark.parametrize(("kind", "stop"), [(kind, stop) for kind, stops in RESUMED_AT.items() for stop in stops])
 def test_a_resume_is_exact(kind, stop, two_processes):
     whole, resumed = (torch.load(two_processes / f"{name}_{kind}.pt") for name in ("whole", f"resumed{stop}"))
     assert_same_state(whole, resumed, rtol=0, atol=0)
@@ -125,7 +123,7 @@ def test_a_resume_of_a_core_alone_is_exact_though_W_has_no_state(two_processes):
     assert_same_state(whole, resumed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", STATE_KINDS)
+@pytest.mark.parametrize("kind", RESUMED_AT)
 def test_a_checkpoint_of_the_training_is_complete(kind, two_processes):
     loaded = load_partitioned(two_processes / f"whole_{kind}" / "checkpoint-9").state_dict()
     trained = torch.load(two_processes / f"whole_{kind}.pt")

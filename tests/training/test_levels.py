@@ -248,7 +248,7 @@ def test_a_model_that_cannot_be_counted_trains_with_the_estimate(tmp_path, monke
     def refuse(model):
         raise ValueError("not a polynomial")
 
-    monkeypatch.setattr("hf_ats.training.by_level.FlopsLedger", refuse)
+    monkeypatch.setattr("hf_ats.training.flops.FlopsLedger", refuse)
     trainer = make_trainer(partitioned(), tmp_path, max_steps=2)
     trainer.train()
     assert trainer.state.total_flos > 0

@@ -33,7 +33,10 @@ STEPS = 6
 def test_it_trains_under_autocast_checkpointing_and_compilation(fields, tmp_path):
     losses = []
     for more in ({}, fields):
-        trainer = make_trainer(partitioned(), tmp_path, logging_strategy="steps", logging_steps=2, **more)
+        # One batch again and again, on the smallest model: each further shape and layer is compiled anew.
+        model = partitioned(encoder_layers=1, decoder_layers=1)
+        logged = dict(logging_strategy="steps", logging_steps=2, max_steps=4)
+        trainer = make_trainer(model, tmp_path, dataset=sentences(4), **logged, **more)
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=0.02 if "bf16" in fields else 1e-4)

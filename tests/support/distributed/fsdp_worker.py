@@ -1,4 +1,4 @@
-"""What two processes do under FSDP version 2, for test_training_fsdp.py; launched by torchrun.
+"""What two processes do under FSDP version 2, for tests/training/test_fsdp.py; launched by torchrun.
 
 Every scenario is a training run. Rank 0 saves the whole weights that it ends with, and every rank what it saw.
 """
@@ -19,7 +19,7 @@ from hf_ats.run.architectures import keep_pad_row_zero_
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.distributed.worker import refusal
 from tests.support.models import partitioned
-from tests.support.training import SequentialTrainer, arguments, collator, make_trainer, sentences
+from tests.support.training import SaveAt, SequentialTrainer, arguments, collator, make_trainer, sentences
 
 
 class WatchShards(TrainerCallback):
@@ -69,6 +69,9 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().clone()
 
 
+# By kind of state, the steps after which a run is stopped: in the first epoch, and in the second.
+RESUMED_AT = {"FULL_STATE_DICT": (2, 7), "SHARDED_STATE_DICT": (7,)}
+
 # What `accelerate launch` sets for a configuration with `fsdp_version: 2`.
 LAUNCHED = {
     "ACCELERATE_USE_FSDP": "true",
@@ -112,7 +115,7 @@ def main(out: Path):
         return trainer
 
     watch, count = WatchShards(), CountSteps()
-    alternating = run("alternating", logging_strategy="steps", logging_steps=2, callbacks=[watch])
+    alternating = run("alternating", logging_strategy="steps", logging_steps=2, callbacks=[watch, count])
     alternating.save_model(str(out / "saved"))
     whole = alternating.whole_model()
     assert (whole is None) != alternating.is_world_process_zero()
@@ -120,7 +123,6 @@ def main(out: Path):
         assert type(whole) is MarianMTModel
         for name, export in (("full", export_full), ("core", export_core)):
             export(whole, out / "exported" / name)
-    run("counted", callbacks=[count])
     run("accumulated", per_device_train_batch_size=1, gradient_accumulation_steps=2)
     run("checkpointing", gradient_checkpointing=True)
     run("gathered_once", fsdp_config={"reshard_after_forward": False})
@@ -146,14 +148,14 @@ def main(out: Path):
     bf16 = run("bf16", bf16=True, double=False, logging_strategy="steps", logging_steps=1, callbacks=[bf16_watch])
 
     common = dict(trainer_class=ATSSeq2SeqTrainer, dropout=0.1, double=False, max_tokens=40, max_steps=9)
-    for kind in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
+    for kind in RESUMED_AT:
         options = dict(fsdp_config={"state_dict_type": kind}, **common)
-        run(f"whole_{kind}", save_strategy="steps", save_steps=1, **options)
-        for stop in (2, 7):
+        run(f"whole_{kind}", callbacks=[SaveAt(2, 7, 9)], **options)
+        for stop in RESUMED_AT[kind]:
             torch.manual_seed(1234)
             run(f"resumed{stop}_{kind}", resume=out / f"whole_{kind}" / f"checkpoint-{stop}", **options)
-    core_only = dict(schedule="core", max_steps=4, save_strategy="steps", save_steps=1)
-    run("whole_core", **core_only)
+    core_only = dict(schedule="core", max_steps=4)
+    run("whole_core", callbacks=[SaveAt(2)], **core_only)
     run("resumed_core", resume=out / "whole_core" / "checkpoint-2", **core_only)
 
     # Seven sentences, which two processes cannot share evenly.

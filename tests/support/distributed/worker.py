@@ -1,4 +1,4 @@
-"""What two processes do, for test_training_distributed.py; launched by torchrun.
+"""What two processes do, for tests/training/test_distributed.py; launched by torchrun.
 
 Every scenario is a training run. Rank 0 saves the weights that it ends with, and every rank what it saw.
 """
@@ -13,8 +13,7 @@ from hf_ats.partition import PartitionConfig, layers_at_level, partition_
 from hf_ats.run.architectures import keep_pad_row_zero_
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.models import partitioned
-from tests.support.summed import BATCH, examples, summed_trainer
-from tests.support.training import SequentialTrainer, make_trainer, sentences, train_pictures
+from tests.support.training import SaveAt, SequentialTrainer, make_trainer, sentences, train_pictures
 from tests.support.versions import BEFORE_5
 
 
@@ -69,31 +68,6 @@ class Counting(ATSSeq2SeqTrainer):
         return allreduce_hook(torch.distributed.group.WORLD, bucket)
 
 
-def train_sum(out: Path) -> list[int]:
-    """Trains a sum of two networks; returns the bytes that each step sends outside DistributedDataParallel."""
-    sent, stock = [], torch.distributed.all_reduce
-
-    def counted(tensor, *args, **kwargs):
-        sent[-1] += tensor.nbytes
-        return stock(tensor, *args, **kwargs)
-
-    trainer = summed_trainer(out / "sum", examples(), per_device_train_batch_size=BATCH // 2, double=True)
-    step = trainer.training_step
-
-    def counting_step(*args, **kwargs):
-        sent.append(0)
-        torch.distributed.all_reduce = counted
-        try:
-            return step(*args, **kwargs)
-        finally:
-            torch.distributed.all_reduce = stock
-
-    trainer.training_step = counting_step
-    trainer.train()
-    torch.save(trainer.model.state_dict(), out / f"sum{trainer.args.process_index}.pt")
-    return sent
-
-
 def main(out: Path):
     torch.set_num_threads(1)
     seen = {}
@@ -131,7 +105,7 @@ def main(out: Path):
     run("pretrained", model=partition_(MarianMTModel.from_pretrained(out / "stock"), partition), max_steps=3)
 
     common = dict(trainer_class=ATSSeq2SeqTrainer, dropout=0.1, double=False, max_tokens=40, max_steps=9)
-    run("whole", save_strategy="steps", save_steps=1, **common)
+    run("whole", callbacks=[SaveAt(2, 7)], **common)
     for stop in (2, 7):
         torch.manual_seed(1234)
         run(f"resumed{stop}", resume=out / "whole" / f"checkpoint-{stop}", **common)
@@ -157,7 +131,6 @@ def main(out: Path):
         sentences=counting.sentences,
         log=seen["alternating"].state.log_history,
         metrics=evaluating.evaluate(),
-        sent_by_sum=train_sum(out),
         refused=refusal(lambda: make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")),
     )
     torch.save(record, out / f"rank{counting.args.process_index}.pt")
