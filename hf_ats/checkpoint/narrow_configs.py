@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
-from ..partition import PartitionedLayer, partitioned_layers, stock_config
+from ..partition import PartitionedLayer, find_by_model_type, partitioned_layers, stock_config
 
 
 def narrow_config(model: PreTrainedModel, level: int):
@@ -15,13 +15,13 @@ def narrow_config(model: PreTrainedModel, level: int):
         level: of the core.
     """
     config = stock_config(model)
-    narrow = _FIELDS.get(config.model_type)
+    narrow = find_by_model_type(_FIELDS, config)
     return narrow(config, partitioned_layers(model), level) if narrow is not None else None
 
 
 def has_narrow_config(model: PreTrainedModel) -> bool:
     """Whether cores of smaller width of this architecture can be of its own class, if their layers are chosen so."""
-    return stock_config(model).model_type in _FIELDS
+    return find_by_model_type(_FIELDS, stock_config(model)) is not None
 
 
 def _like_bart(config, layers: dict[str, PartitionedLayer], level: int):
@@ -79,5 +79,4 @@ _FIELDS: dict[str, Callable] = {
     "t5": _like_t5,
     "mt5": _like_t5,
     "resnet": _like_resnet,
-    "ats_cifar_resnet": _like_resnet,
 }

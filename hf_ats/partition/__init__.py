@@ -24,7 +24,7 @@ from .levels import (
     tie_as_,
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
-from .presets import PRESETS, WIDTH_PRESETS, is_translation_model
+from .presets import PRESETS, WIDTH_PRESETS, find_by_model_type, is_translation_model
 from .rank import PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
 from .width import PartitionedLinear
@@ -47,6 +47,7 @@ __all__ = [
     "blank_sentences",
     "count_exported_parameters",
     "count_parameters",
+    "find_by_model_type",
     "find_partition",
     "flops_per_token",
     "get_level",
