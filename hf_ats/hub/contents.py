@@ -8,10 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint import ExportReport, weights_sha256
-from ..results import json_text, read_results, report_page
-from ..results.cards import render_card
-from ..results.facts import update_facts
-from ..results.portable import portable_results
+from ..results import (
+    json_text,
+    portable_results,
+    read_results,
+    render_card,
+    report_page,
+    task_of,
+    with_facts,
+    write_results,
+)
 from .account import repository_names
 
 RESULTS = "results.json"
@@ -59,7 +65,7 @@ def read_run(run_directory: str | os.PathLike) -> dict:
             "run of scripts/train_translation.py, or write it by hf_ats.run.report_trained(trainer, ...)."
         )
     results = read_results(path, task=None)
-    if results.get("task", "translation") != "translation":
+    if task_of(results) != "translation":
         raise ValueError(
             f"{path} holds the results of {results['task']}, and cards are for translation; export the level that you "
             "want, and upload that directory by huggingface_hub's upload_folder."
@@ -163,9 +169,10 @@ def gather(
     chosen = choose_levels(run_directory, results, levels)
     repository_names(name, chosen)
     parts = {level: collect(run_directory, results, level) for level in chosen}
-    if facts:
-        update_facts(run_directory, **facts)
-    return results, parts
+    informed = with_facts(results, facts)
+    if informed["card"] != results.get("card", {}):
+        write_results(Path(run_directory) / RESULTS, informed)
+    return informed, parts
 
 
 def with_card(part: Contents, run_directory: str | os.PathLike, names: dict[str, str]) -> Contents:
@@ -177,8 +184,9 @@ def with_card(part: Contents, run_directory: str | os.PathLike, names: dict[str,
         ValueError: a fact is missing for the card.
     """
     run = Path(run_directory)
-    rendered = {CARD: render_card(run, part.level, names)}
-    results = portable_results(read_run(run))
+    results = read_run(run)
+    rendered = {CARD: render_card(results, part.level, names)}
+    results = portable_results(results)
     rendered[RESULTS] = json_text(results)
     if (run / PAGE).is_file():
         rendered[PAGE] = report_page(run, results)

@@ -1,7 +1,7 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .config import INITS, ROLES, PartitionConfig
+from .config import ADAPTER, INITS, ROLES, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .flops import FlopsLedger, blank_sentences, flops_per_token
 from .layers import PartitionedLayer
@@ -30,6 +30,7 @@ from .summed import SummedNetworks, SummedOutput
 from .width import PartitionedLinear
 
 __all__ = [
+    "ADAPTER",
     "INITS",
     "PRESETS",
     "ROLES",

@@ -7,8 +7,7 @@ import pytest
 
 from hf_ats.checkpoint import weights_sha256
 from hf_ats.hub import PushError, push_run, stage_run
-from hf_ats.results import build_results, read_results, write_results
-from hf_ats.results.facts import update_facts
+from hf_ats.results import build_results, read_results, with_facts, write_results
 from tests.support.hub import Identity, connected_hub
 from tests.support.pushes import files_of, make_run, published_results
 
@@ -156,7 +155,8 @@ def test_a_run_from_before_runs_had_ids(run, hub):
     del results["run_id"]
     write_results(run / "results.json", results)
     push_run(run, "pair")
-    update_facts(run, license="apache-2.0")
+    results = read_results(run / "results.json")
+    write_results(run / "results.json", with_facts(results, {"license": "apache-2.0"}))
     assert push_run(run, "pair")["core"].changed
     hub.requests.clear()
     write_results(run / "results.json", read_results(run / "results.json") | {"seed": 5})
