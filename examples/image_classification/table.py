@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from hf_ats.partition import sort_levels
-from hf_ats.results import read_results
-from hf_ats.results.tables import align, number, unique
+from hf_ats.results import align, core_sizes, mean_and_deviation, number, read_results, unique
 
 TASK = "image-classification"
 _SCHEDULES = {"full": "standard", "core": "core alone"}
@@ -97,7 +96,10 @@ def render_images(
                 ratios,
                 *([str(len(group))] if several_seeds else []),
                 f"{epochs:g}",
-                *(_mean_and_deviation([run["levels"].get(name) for run in group]) for name in names),
+                *(
+                    mean_and_deviation([run["levels"].get(name, {}).get("accuracy") for run in group])
+                    for name in names
+                ),
                 number(statistics.mean(epoch for epoch, _ in costs), 1e-12, 3),
                 number(statistics.mean(whole for _, whole in costs), 1e-12, 1),
             ]
@@ -114,16 +116,8 @@ def render_images(
 def _kind(results: dict) -> tuple[str, str, float]:
     """What runs of one row have in common: the training, the ratios of its cores, the epochs."""
     schedule, partition = results["training"]["schedule"], results["partition"]
-    ratios = ", ".join(f"{ratio:g}" for ratio in partition["ratios"]) if partition else "-"
+    ratios = ", ".join(core_sizes(partition).values()) or "-"
     return _SCHEDULES.get(schedule, schedule), ratios, results["training"]["epochs"]
-
-
-def _mean_and_deviation(levels: list[dict | None]) -> str:
-    if None in levels:
-        return "-"
-    values = [level["accuracy"] for level in levels]
-    mean = number(statistics.mean(values), 1, 2)
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _description(results: dict) -> str:

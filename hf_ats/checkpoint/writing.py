@@ -59,6 +59,16 @@ class ExportReport:
         path = Path(directory)
         return cls(path=path, **json.loads((path / REPORT_NAME).read_text(encoding="utf-8")))
 
+    def facts(self) -> dict:
+        """Return what the `results.json` of a run keeps of an export."""
+        return {
+            "parameters": self.parameters,
+            "size_bytes": self.size_bytes,
+            "weights_sha256": self.weights_sha256,
+            "parity": self.parity,
+            "files": self.files,
+        }
+
     def _write(self, directory: Path) -> None:
         fields = dataclasses.asdict(self)
         del fields["path"]  # exports are moved and published

@@ -12,7 +12,7 @@ from .decoding import (
     translate_encoded,
 )
 from .metrics import TRANSLATION_METRIC, build_compute_metrics, compute_accuracy, score_translations
-from .networks import measure_networks, sample_translations
+from .networks import measure_networks
 from .timing import ratio, spread, time_in_turns
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "in_eval_mode",
     "measure_networks",
     "ratio",
-    "sample_translations",
     "score_translations",
     "spread",
     "synchronize",

@@ -36,8 +36,8 @@ def measure_networks(
         generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`; defaults as in `translate`.
 
     Returns:
-        Two dictionaries by name: the figures, as `build_results` takes them but for `size_bytes`, and the
-        translations.
+        Two dictionaries by name: the figures, as `build_results` takes them but for what the exports say, and
+        the translations.
 
     Raises:
         ValueError: there is nothing to score.
@@ -48,7 +48,6 @@ def measure_networks(
         translations[name] = translate_encoded(network, tokenizer, encoded, batch_size, **generate_kwargs)
         scores = score_translations(translations[name], references)
         figures[name] = {
-            "parameters": network.num_parameters(),
             "flops_per_token": flops_per_token(network),
             **{score: scores[score] for score in ("bleu", "chrf", "bleu_signature", "chrf_signature")},
             "decoding_speed": None,
@@ -61,18 +60,3 @@ def measure_networks(
         for name, speed in speeds.items():
             figures[name]["decoding_speed"] = speed
     return figures, translations
-
-
-def sample_translations(
-    sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 5
-) -> str:
-    """Render a few sentences, evenly spaced, with the reference and each network's translation below one another."""
-    names = ["source", "reference", *translations]
-    width = max(map(len, names))
-    columns = [sources, references, *translations.values()]
-    step = max(1, len(sources) // number)
-    blocks = (
-        "\n".join(f"{name.rjust(width)}: {column[row]}" for name, column in zip(names, columns, strict=True))
-        for row in range(0, len(sources), step)
-    )
-    return "\n\n".join(list(blocks)[:number])

@@ -11,10 +11,18 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd
 
 from ..checkpoint import ExportReport, move_into_place
-from ..results import json_text, portable_results, read_results, render_card, report_page, update_facts
+from ..results import (
+    RESULTS,
+    json_text,
+    portable_results,
+    read_results,
+    render_card,
+    report_page,
+    with_facts,
+    write_results,
+)
 from .account import full_name, repository_names
 
-RESULTS = "results.json"
 CARD = "README.md"
 _PLOT = "training.png"
 _PAGE = "report.html"
@@ -47,7 +55,8 @@ def gather(
     repository_names(name, chosen)
     parts = {level: _files_of_export(run, results, level) for level in chosen}
     if any(fact is not None for fact in facts.values()):
-        results = results | {"card": update_facts(run, **facts)}
+        results = with_facts(results, facts)
+        write_results(run / RESULTS, results)
     return results, parts
 
 
@@ -62,8 +71,9 @@ def with_card(
         ValueError: a fact is missing for the card.
     """
     run = Path(run_directory)
+    card = render_card(results, level, names)
     results = portable_results(results)
-    rendered = {CARD: render_card(run, level, names), RESULTS: json_text(results)}
+    rendered = {CARD: card, RESULTS: json_text(results)}
     if (run / _PAGE).is_file():
         rendered[_PAGE] = report_page(run, results)
     return part | {name: CommitOperationAdd(name, text.encode()) for name, text in rendered.items()}

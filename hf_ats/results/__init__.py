@@ -1,31 +1,38 @@
-"""What a run found, written down and shown: results.json, tables, plots, the report page, model cards."""
+"""What belongs here writes down and shows what a run found: results.json, tables, plots, report page, model cards."""
 
 from .cards import render_card
 from .comparison import render_comparison, update_marked_block
-from .facts import check_facts, hub_languages, update_facts
+from .facts import check_facts, hub_languages, with_facts
 from .page import report_page, write_report_page
 from .plots import plot_training
 from .portable import portable_results
 from .provenance import installed_versions
 from .results import (
+    RESULTS,
     build_results,
     fingerprint,
     json_text,
     read_json,
     read_results,
     select_samples,
+    task_of,
     write_json,
     write_results,
 )
-from .tables import render_table
+from .tables import align, core_sizes, mean_and_deviation, number, render_table, sample_translations, unique
 
 __all__ = [
+    "RESULTS",
+    "align",
     "build_results",
     "check_facts",
+    "core_sizes",
     "fingerprint",
     "hub_languages",
     "installed_versions",
     "json_text",
+    "mean_and_deviation",
+    "number",
     "plot_training",
     "portable_results",
     "read_json",
@@ -34,9 +41,12 @@ __all__ = [
     "render_comparison",
     "render_table",
     "report_page",
+    "sample_translations",
     "select_samples",
-    "update_facts",
+    "task_of",
+    "unique",
     "update_marked_block",
+    "with_facts",
     "write_json",
     "write_report_page",
     "write_results",

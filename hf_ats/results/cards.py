@@ -1,9 +1,8 @@
-"""The model card of one network of a run, rendered from `results.json` and `export.json` and from nothing else."""
+"""The model card of one network of a run, rendered from its results and from nothing else."""
 
 import functools
 import json
 import math
-import os
 from pathlib import Path
 
 import jinja2
@@ -11,99 +10,73 @@ import yaml
 from huggingface_hub import ModelCard
 
 from .. import model_cards
-from ..checkpoint import ExportReport
-from ..partition import ADAPTER, names_of_levels
+from ..partition import ADAPTER
 from .facts import check_facts, hub_languages
 from .metadata import card_data
 from .portable import portable, portable_command
-from .results import read_results
-from .tables import align, number, settings, unique
+from .results import RESULTS
+from .tables import align, core_sizes, number, settings, unique
 
-_KINDS = ("core", "full")
 _SAMPLES = 8
 # What says where a run was, not how it was trained.
 _UNTOLD_ARGUMENTS = ("hub_", "push_to_hub", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug")
 
 
-def render_card(run_directory: str | os.PathLike, level: str, repositories: dict[str, str]) -> str:
-    """The whole `README.md` of a repository: metadata that the Hub reads, and the text below it.
+def render_card(results: dict, level: str, repositories: dict[str, str]) -> str:
+    """Render the whole `README.md` of a repository: metadata that the Hub reads, and the text below it.
 
     Args:
-        run_directory: of the run; read are its `results.json` and `<level>/export.json`.
+        results: what `report_trained` returned or `read_results` read; nothing else is told.
         level: which network of the run.
         repositories: the ids of the repositories that are pushed together, by level, this one's included; the others
             are linked.
 
     Raises:
-        ValueError: a fact that a card needs is missing or not what the Hub takes, or the files do not belong together;
-            the message names the fact, the file and the remedy.
+        ValueError: a fact that a card needs is missing or not what the Hub takes; the message names the fact and the
+            remedy.
 
     Example:
 
     ```python
-    >>> print(render_card("runs/demo", "core", {"core": "ann/demo-core", "full": "ann/demo-full"}))
+    >>> results = read_results("runs/demo/results.json")
+    >>> print(render_card(results, "core", {"core": "ann/demo-core", "full": "ann/demo-full"}))
     ```
     """
-    run = Path(run_directory)
-    results = _read(run / "results.json", level)
-    try:
-        export = ExportReport.read(run / level)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{run / level} holds no export, whose export.json a card is rendered from; write it by export_core or "
-            "export_full."
-        ) from None
-    if export.level != level or export.kind not in _KINDS:
-        raise ValueError(
-            f"{run / level / 'export.json'} is of kind {export.kind!r} at level {export.level!r}, and the card is for "
-            f"level {level!r}; export that level there, by export_core or export_full."
-        )
-    if level not in repositories:
-        raise ValueError(f"repositories={repositories} names no repository for level {level!r}; give it an id.")
+    results = results | {"card": _facts(results, level)}
     template = _templates().get_template("full.md" if level == "full" else "core.md")
     try:
-        text = template.render(**_context(results, export, repositories))
-    except jinja2.UndefinedError as error:
+        text = template.render(**_context(results, level, repositories))
+    except (jinja2.UndefinedError, KeyError) as error:
         raise ValueError(
-            f"{run / 'results.json'} lacks something that a card tells ({error}); report again by "
-            "hf_ats.run.report_trained."
+            f"{RESULTS} lacks something that a card tells ({error}); report again by hf_ats.run.report_trained."
         ) from error
-    ModelCard(text)  # reads the metadata back, and refuses what is no card
+    ModelCard(text)  # reads the metadata back, and refuses what is not a card
     return text
 
 
-def _read(path: Path, level: str) -> dict:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is not there, which a card is rendered from; give the --output_dir of a finished training run."
-        )
-    results = read_results(path, task=None)
-    if results.get("task", "translation") != "translation":
-        raise ValueError(f"{path} holds the results of {results['task']}, and there are cards for translation alone.")
+def _facts(results: dict, level: str) -> dict:
+    """Return what a person knows, languages included; what a card cannot do without is refused if it is not there."""
     if level not in results["levels"]:
-        raise ValueError(f"{path} has no level {level!r}; it has {', '.join(results['levels'])}.")
+        raise ValueError(f"{RESULTS} has no level {level!r}; it has {', '.join(results['levels'])}.")
     if not results.get("samples"):
         raise ValueError(
-            f"{path} has no samples, the translations that a card shows; write it again, by the command of the run "
+            f"{RESULTS} has no samples, the translations that a card shows; write it again, by the command of the run "
             "with --resume_from_checkpoint True, or by hf_ats.run.report_trained."
         )
-    if not results["data"].get("name"):
+    data, figures = results["data"], results["levels"][level]
+    if not data.get("name"):
         raise ValueError(
-            f"{path} does not name the data of the training; report again with "
+            f"{RESULTS} does not name the data of the training; report again with "
             "report_trained(..., data_facts={'name': 'what it was'})."
         )
     for score in ("bleu", "chrf"):
-        if results["levels"][level][score] is None:
-            raise ValueError(f"{path}: level {level!r} has no {score}; score the run again, or leave that level out.")
-    facts = check_facts(results.get("card") or {}, f"section 'card' of {path}")
+        if figures[score] is None:
+            raise ValueError(f"level {level!r} has no {score}; score the run again, or leave that level out.")
+    facts = check_facts(results.get("card") or {}, f"section 'card' of {RESULTS}")
+    codes = (data.get("tokenizer_source_lang"), data.get("tokenizer_target_lang"))
     if "languages" not in facts:
-        data = results["data"]
-        codes = (data.get("tokenizer_source_lang"), data.get("tokenizer_target_lang"))
-        try:
-            facts["languages"] = hub_languages(data["source_lang"], data["target_lang"], codes)
-        except ValueError as error:
-            raise ValueError(f"section 'data' of {path}: {error}") from None
-    return results | {"card": facts}
+        facts["languages"] = hub_languages(data["source_lang"], data["target_lang"], codes)
+    return facts
 
 
 @functools.cache
@@ -118,10 +91,9 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _context(results: dict, export: ExportReport, repositories: dict[str, str]) -> dict:
+def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
     """What the templates ask for: text, or figures as text."""
-    level, data, training = export.level, results["data"], results["training"]
-    own = results["levels"][level]
+    data, training, own = results["data"], results["training"], results["levels"][level]
     return {
         "metadata": card_data(results, level, repositories[level]).to_yaml(),
         "repository": repositories[level],
@@ -134,12 +106,12 @@ def _context(results: dict, export: ExportReport, repositories: dict[str, str]) 
         "source": results["card"]["languages"][0],
         "target": results["card"]["languages"][1],
         "model_class": results["model"]["class"],
-        "code_files": [file for file in export.files if file.endswith(".py")],
+        "code_files": [file for file in own["files"] if file.endswith(".py")],
         "partition": results["partition"] and _partition(results["partition"], level),
         "base_model": results["card"].get("base_model"),
         "adapter": portable(results["model"].get("adapter_name_or_path") or "one"),
         "datasets": results["card"].get("datasets", []),
-        "parity": "0" if export.parity == 0 else f"{export.parity:.1e}",
+        "parity": "0" if own["parity"] == 0 else f"{own['parity']:.1e}",
         "parameters": f"{own['parameters']:,}",
         "table": _table(results, level, repositories),
         "bleu_signature": own["bleu_signature"],
@@ -174,21 +146,14 @@ def _context(results: dict, export: ExportReport, repositories: dict[str, str]) 
 
 
 def _partition(partition: dict, level: str) -> dict:
-    """What is told of the partition, and of this level of it."""
-    targets, ranks = partition.get("target_modules"), sorted((partition.get("ranks") or {}).values())
-    if ranks:
-        together = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
-        sizes = [together]
-    else:
-        of = f"of the full {partition['method']}"
-        sizes = [f"{ratio:g} {of}" for ratio in partition["ratios"]]
-        together = f"{_listed([f'{ratio:g}' for ratio in partition['ratios']])} {of}"
-    sizes = dict(zip(names_of_levels(len(sizes)), sizes, strict=False))
+    """Return what is told of the partition, and of this level of it."""
+    targets, sizes = partition.get("target_modules"), core_sizes(partition)
+    of = "" if partition.get("ranks") else f" of the full {partition['method']}"
     return {
         "method": partition["method"],
-        "sizes": sizes,
-        "size": sizes.get(level),
-        "sizes_together": together,
+        "sizes": {name: size + of for name, size in sizes.items()},
+        "size": sizes[level] + of if level in sizes else None,
+        "sizes_together": _listed(list(sizes.values())) + of,
         "targets": [targets] if isinstance(targets, str) else list(targets or ()),
         "from_adapter": partition.get("init") == ADAPTER,
     }

@@ -1,6 +1,5 @@
 """Tables of several runs, rendered from their result files, and their place in a README."""
 
-import math
 import os
 import re
 import statistics
@@ -8,9 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..partition import names_of_levels, sort_levels
+from ..partition import sort_levels
 from .results import read_results
-from .tables import align, number, settings, unique
+from .tables import align, core_sizes, mean_and_deviation, number, settings, unique
 
 _SCHEDULES = {"full": "full alone", "core": "core alone"}
 
@@ -18,7 +17,7 @@ _SCHEDULES = {"full": "full alone", "core": "core alone"}
 def render_comparison(
     result_files: Sequence[str | os.PathLike], commands: bool = True, replace: dict[str, str] | None = None
 ) -> str:
-    """Markdown tables of training runs, from their `results.json`: one of runs with a single core, one of ladders.
+    """Render Markdown tables of runs, from their `results.json`: one of runs with a single core, one of ladders.
 
     The first has a row for each kind of run; the second, of runs with several cores, a row for each level of each kind
     of run. Runs that differ in nothing but their seed share their rows, as mean ± standard deviation of the sample.
@@ -74,7 +73,7 @@ def _table_of_runs(groups: list[list[dict]]) -> str:
         row = [_schedule(group), ratio, *_seeds_and_epochs(group, several_seeds)]
         for name in names:
             levels = [run["levels"].get(name) or {} for run in group]
-            row += [_mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")]
+            row += [mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")]
         rows.append([*row, _training_flops(group)])
     header = ["training", "r", *(["seeds"] if several_seeds else []), "epochs"]
     header += [f"{name} {score}" for name in names for score in ("BLEU", "chrF")]
@@ -98,7 +97,7 @@ def _table_of_ladders(groups: list[list[dict]]) -> str:
                     name,
                     ratios.get(name, "-"),
                     " / ".join(parameters),
-                    *(_mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")),
+                    *(mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")),
                 ]
             )
     header = ["training of a ladder", *(["seeds"] if several_seeds else []), "epochs", "training FLOPs (T)"]
@@ -120,22 +119,17 @@ def _training_flops(group: list[dict]) -> str:
 
 
 def _ratios(results: dict) -> dict[str, str]:
-    """The size of each core by the name of its level, as column `r` has it; nothing for an unpartitioned network."""
-    partition = results["partition"]
-    if not partition:
-        return {}
-    method = "" if partition["method"] == "rank" else f"{partition['method']} "
+    """Return the size of each core by level, as column `r` has it; nothing for an unpartitioned network."""
+    partition = results["partition"] or {}
+    method = "" if partition.get("method") == "rank" else f"{partition.get('method')} "
     targets = partition.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset
     layers = f" ({targets if isinstance(targets, str) else ', '.join(targets)})" if targets else ""
-    if partition.get("ranks"):
-        least, most = min(partition["ranks"].values()), max(partition["ranks"].values())
-        return {"core": f"rank {least}" if least == most else f"ranks {least} to {most}"}
-    names = names_of_levels(len(partition["ratios"]))
-    return {name: f"{method}{ratio:g}{layers}" for name, ratio in zip(names, partition["ratios"], strict=False)}
+    sizes = core_sizes(partition)
+    return sizes if partition.get("ranks") else {name: f"{method}{ratio}{layers}" for name, ratio in sizes.items()}
 
 
 def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") -> bool:
-    """Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` in a file.
+    """Replace what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` in a file.
 
     Args:
         path: the file, such as `README.md`.
@@ -227,13 +221,6 @@ def _refuse_a_seed_twice(group: list[dict]) -> None:
             f"result_files holds runs that differ in nothing, with the seeds {seeds}; give each run once. Commands: "
             + "; ".join(run["command"] for run in group)
         )
-
-
-def _mean_and_deviation(values: list[float | None]) -> str:
-    if any(value is None or math.isnan(value) for value in values):
-        return "-"
-    mean = number(statistics.mean(values), 1, 2)
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _notes(runs: list[dict]) -> list[str]:

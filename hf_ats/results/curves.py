@@ -33,7 +33,7 @@ class Panel:
 
 
 def training_panels(log_history: Sequence[dict], task: str = "translation") -> list[Panel]:
-    """What was logged of the levels, one panel for each quantity that was logged at all.
+    """Return what was logged of the levels, one panel for each quantity that was logged at all.
 
     Args:
         log_history: `trainer.state.log_history`, with the keys `loss_<level>`, `eval_<level>_loss`,
@@ -51,13 +51,13 @@ def training_panels(log_history: Sequence[dict], task: str = "translation") -> l
 
 
 def level_colors(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each of the ordered levels, as `#RRGGBB`."""
+    """Return a colour for each of the ordered levels, as `#RRGGBB`."""
     between = iter(_BETWEEN_COLORS * len(names))
     return {name: _END_COLORS.get(name) or next(between) for name in names}
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """The mean over a window of a twentieth of the values, centred, shorter at both ends; gaps are left out."""
+    """Return the mean over a window of a twentieth of the values, centred, shorter at both ends; gaps are left out."""
     import numpy as np
 
     values = np.asarray(values, dtype=float)

@@ -10,7 +10,7 @@ _METRICS = (("bleu", "BLEU"), ("chrf", "chrF"))
 
 
 def card_data(results: dict, level: str, repository: str) -> ModelCardData:
-    """The metadata of a card.
+    """Return the metadata of a card.
 
     Args:
         results: of the run, its section `card` complete, languages included.

@@ -9,17 +9,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..partition import sort_levels
 from .curves import level_colors, training_panels
 from .page_curves import HEIGHT, WIDTH, lay_out
-from .page_figures import Fact, figure_rows, headline, scoring_facts, task_of
+from .page_figures import Fact, figure_rows, headline, scoring_facts
 from .page_samples import mark_sample
-from .results import read_json, read_results, write_text
-from .tables import number, settings
+from .results import RESULTS, read_json, read_results, task_of, write_text
+from .tables import core_sizes, number, settings
 
 _TEMPLATES = Path(__file__).parent
 _MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "cross")
 
 
 def write_report_page(run_directory: str | os.PathLike) -> Path:
-    """Writes `report.html` of a run from `results.json`, and from the log in `trainer_state.json` if that is there.
+    """Write `report.html` of a run from `results.json`, and from the log in `trainer_state.json` if that is there.
 
     The page needs no network, no script and no other file. The same files give the same page, byte for byte; it is
     written wholly or not at all.
@@ -41,17 +41,17 @@ def write_report_page(run_directory: str | os.PathLike) -> Path:
     ```
     """
     directory = Path(run_directory)
-    if not (directory / "results.json").is_file():
+    if not (directory / RESULTS).is_file():
         raise FileNotFoundError(
-            f"{directory} holds no results.json; give the output directory of a training script that ran to its end."
+            f"{directory} holds no {RESULTS}; give the output directory of a training script that ran to its end."
         )
     page = directory / "report.html"
-    write_text(page, report_page(directory, read_results(directory / "results.json", task=None)))
+    write_text(page, report_page(directory, read_results(directory / RESULTS, task=None)))
     return page
 
 
 def report_page(run_directory: str | os.PathLike, results: dict) -> str:
-    """The page of a run as text, with its log and its name, and with the results that are given.
+    """Render the page of a run as text, with its log and its name, and with the results that are given.
 
     Args:
         run_directory: as in `write_report_page`.
@@ -62,7 +62,7 @@ def report_page(run_directory: str | os.PathLike, results: dict) -> str:
 
 
 def render_report_page(results: dict, log_history: list[dict], title: str) -> str:
-    """The page as text.
+    """Render the page as text.
 
     Args:
         results: what `build_results` or `read_results` returned, of either task.
@@ -116,7 +116,7 @@ def render_report_page(results: dict, log_history: list[dict], title: str) -> st
 
 
 def wrap_command(command: str) -> str:
-    """A command line with a line for each of its flags, which a shell reads as the same words."""
+    """Return a command line with a line for each of its flags, which a shell reads as the same words."""
     try:
         words = shlex.split(command)
     except ValueError:  # not written for a shell
@@ -153,11 +153,10 @@ def _subtitle(results: dict) -> str:
 
 
 def _core_sizes(partition: dict) -> str:
+    sizes = list(core_sizes(partition).values())
     if partition.get("ranks"):
-        low, high = min(partition["ranks"].values()), max(partition["ranks"].values())
-        return f"rank {low}" if low == high else f"ranks {low} to {high}"
-    ratios = partition.get("ratios") or []
-    return f"{partition.get('method', 'rank')} ratio{'s' if len(ratios) > 1 else ''} {', '.join(map(str, ratios))}"
+        return sizes[0]
+    return f"{partition['method']} ratio{'s' if len(sizes) > 1 else ''} {', '.join(sizes)}"
 
 
 def _partition(partition: dict | None) -> str:

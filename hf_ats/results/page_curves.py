@@ -47,7 +47,7 @@ class Chart:
 
 
 def lay_out(panel: Panel, last_step: int) -> Chart:
-    """Lays one panel out.
+    """Lay one panel out.
 
     Values that are not finite leave a gap. Many values are thinned out, such that no peak is lost; over them their
     running mean is drawn.
@@ -90,7 +90,7 @@ def lay_out(panel: Panel, last_step: int) -> Chart:
 
 
 def ticks(low: float, high: float, number: int) -> list[float]:
-    """About `number` round values, the first at most `low` and the last at least `high`."""
+    """Return about `number` round values, the first at most `low` and the last at least `high`."""
     if low == high:
         low, high = low - max(1e-3, abs(low) / 10), high + max(1e-3, abs(high) / 10)
     rough = high / (number - 1) - low / (number - 1)
@@ -102,7 +102,7 @@ def ticks(low: float, high: float, number: int) -> list[float]:
 
 
 def value_text(value: float) -> str:
-    """Four significant digits; a dash for a NaN."""
+    """Write four significant digits; a dash for a NaN."""
     if math.isnan(value):
         return "-"
     return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:,.{_decimals(value)}f}"

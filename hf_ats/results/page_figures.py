@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .tables import number, settings, unique
+from .results import task_of
+from .tables import number, settings, unique, ways_of_measuring
 
 Fact = tuple[str, str]
 
@@ -50,7 +51,7 @@ _QUANTITIES: dict[str, tuple[tuple[str, str, Callable[[dict], float | None], flo
 
 
 def figure_rows(results: dict) -> list[Row]:
-    """A row for each quantity that was measured at any level, with a cell for each level."""
+    """Return a row for each quantity that was measured at any level, with a cell for each level."""
     levels = results["levels"]
     rows = []
     for name, unit, value_of, scale, digits in _QUANTITIES[task_of(results)]:
@@ -72,7 +73,7 @@ def figure_rows(results: dict) -> list[Row]:
 
 
 def headline(results: dict) -> str:
-    """What the run comes to, in a sentence or two."""
+    """Say what the run comes to, in a sentence or two."""
     levels = results["levels"]
     of_images = task_of(results) == "image-classification"
     field, unit, digits = ("accuracy", "% accuracy", 1) if of_images else ("bleu", " BLEU", 1)
@@ -100,7 +101,7 @@ def headline(results: dict) -> str:
 
 
 def scoring_facts(results: dict) -> list[Fact]:
-    """How the scored translations were decoded and scored, and how the speed was measured."""
+    """Say how the scored translations were decoded and scored, and how the speed was measured."""
     levels = results["levels"].values()
     facts = []
     for score, field in (("BLEU", "bleu_signature"), ("chrF", "chrf_signature")):
@@ -109,7 +110,7 @@ def scoring_facts(results: dict) -> list[Fact]:
             facts.append((f"{score}, sacreBLEU", "; ".join(signatures)))
     if results.get("generation"):
         facts.append(("Decoding", settings(results["generation"])))
-    for way in unique(_way_of_measuring(level["decoding_speed"]) for level in levels if _speed(level)):
+    for way in ways_of_measuring(results["levels"]):
         facts.append(("Decoding speed", f"median of the repeats; {way}"))
     ranges = [
         f"{name} {number(speed['slowest'], 1, 0)} to {number(speed['fastest'], 1, 0)}"
@@ -124,16 +125,6 @@ def scoring_facts(results: dict) -> list[Fact]:
     if parity:
         facts.append(("Largest difference of an export's outputs from the trained network's", "; ".join(parity)))
     return facts
-
-
-def task_of(results: dict) -> str:
-    """The task of a run; files of earlier versions are of the one that there was."""
-    return results.get("task", "translation")
-
-
-def _way_of_measuring(speed: dict) -> str:
-    keys = ("device", "threads", "dtype", "batch_size", "num_beams", "sentences", "repeats")
-    return settings({key: speed[key] for key in keys if key in speed})
 
 
 def _share(value: float | None, full: float | None) -> str | None:

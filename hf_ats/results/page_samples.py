@@ -28,7 +28,7 @@ class Translation:
 
 
 def mark_differences(translation: str, reference: str) -> list[Piece]:
-    """Cuts a translation into stretches that are in the reference and stretches that are not.
+    """Cut a translation into stretches that are in the reference and stretches that are not.
 
     Words and punctuation are compared, white space is not. Texts of more than 1,000 words are left unmarked.
 
@@ -56,7 +56,7 @@ def mark_differences(translation: str, reference: str) -> list[Piece]:
 
 
 def split_words(text: str) -> list[tuple[str, str]]:
-    """Words and punctuation marks, each with the white space that follows it; together they are the text."""
+    """Return words and punctuation marks, each with the white space that follows it; together they are the text."""
     words: list[tuple[str, str]] = []
     for part in re.findall(r"\S+\s*|\s+", text):
         word = part.rstrip()
@@ -67,7 +67,7 @@ def split_words(text: str) -> list[tuple[str, str]]:
 
 
 def mark_sample(sample: dict) -> list[Translation]:
-    """The translations of one of the samples of `results.json`."""
+    """Return the translations of one of the samples of `results.json`."""
     reference = sample["reference"]
     return [
         Translation(level, mark_differences(text, reference), text.split() == reference.split())
@@ -76,7 +76,7 @@ def mark_sample(sample: dict) -> list[Translation]:
 
 
 def _peel(word: str) -> list[str]:
-    """A word without the punctuation around it, and each mark of that by itself; unspaced scripts by character."""
+    """Cut the punctuation around a word off, each mark by itself, and unspaced scripts into characters."""
     start, end = 0, len(word)
     while start < end and _is_mark(word[start]):
         start += 1

@@ -11,7 +11,7 @@ from .curves import MANY_POINTS, level_colors, running_mean, training_panels
 def plot_training(
     log_history: Sequence[dict], path: str | os.PathLike, title: str | None = None, task: str = "translation"
 ) -> None:
-    """Draws the losses and scores of each level over the optimizer steps, into a PNG file.
+    """Draw the losses and scores of each level over the optimizer steps, into a PNG file.
 
     One panel for the training loss, and one each for validation loss, BLEU, chrF and accuracy as far as they were
     logged, with a curve for each level. Where the training loss was logged very often its running mean is drawn over

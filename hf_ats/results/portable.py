@@ -9,7 +9,7 @@ _WIDTH = 90  # after which the next flag begins a line
 
 
 def portable(text: str) -> str:
-    """A path that is absolute or leaves the working directory becomes its last two parts; all else stays.
+    """Shorten a path that is absolute or leaves the working directory to its last two parts; leave all else.
 
     Example:
 
@@ -27,7 +27,7 @@ def portable(text: str) -> str:
 
 
 def portable_results(results: dict) -> dict:
-    """A run's results with portable paths in what says how they were found; doing it again changes nothing."""
+    """Return a run's results with portable paths in what says how they were found; doing it again changes nothing."""
 
     def shortened(value):
         if isinstance(value, dict):
@@ -42,7 +42,7 @@ def portable_results(results: dict) -> dict:
 
 
 def portable_command(command: str) -> str | None:
-    """The command line of a training script with portable paths, in lines; None for any other, as a notebook's."""
+    """Return the command line of a training with portable paths, in lines; None for any other, as a notebook's."""
     words = _words(command)
     if words[:2] != ["hf-ats", "train"] and not any(word.endswith("train_translation.py") for word in words):
         return None

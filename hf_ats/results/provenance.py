@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Version of Python and of each package that has a part in the results; None where it is not installed."""
+    """Return the versions of Python and of the packages that matter for the results; None if one is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -26,7 +26,7 @@ def installed_versions() -> dict[str, str | None]:
 
 
 def without_secrets(command: str) -> str:
-    """The command with `***` in the place of tokens: results are shown and published."""
+    """Return the command with `***` in the place of tokens: results are shown and published."""
     try:
         words = shlex.split(command)
     except ValueError:  # a command that somebody wrote by hand

@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 import sys
-import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import torch
 from .provenance import installed_versions, without_secrets
 
 FORMAT = 1
+RESULTS = "results.json"
+"""The name of the file in the output directory of a run."""
 _SECTIONS = {
     "format": int,
     "command": str,
@@ -69,28 +70,27 @@ def build_results(
     command: str | None = None,
     task: str = "translation",
 ) -> dict:
-    """The contents of `results.json`; adds when, with which command and with which versions they were found.
+    """Make the contents of `results.json`; adds when, with which command and with which versions they were found.
 
     Args:
-        levels: for each level that the run trained, from the smallest core to `"full"`: `parameters` of the exported
-            network, its `size_bytes`, `parity` and `weights_sha256` as in
-            `ExportReport`, `flops_per_token`
-            (`hf_ats.partition.flops`), `bleu`, `chrf` and their signatures (`score_translations`), and
-            `decoding_speed`, what `compare_decoding_speed` says of it, or None where it was not measured. Of images
-            `flops_per_image` and `accuracy` in percent instead of all from `flops_per_token` on.
+        levels: for each level that the run trained, from the smallest core to `"full"`: what its export is
+            (`ExportReport.facts()`), `flops_per_token` (`hf_ats.partition.flops_per_token`), `bleu`, `chrf` and their
+            signatures (`score_translations`), and `decoding_speed`, what `compare_decoding_speed` says of it, or None
+            where it was not measured. Of images `flops_per_image` and `accuracy` in percent instead of all from
+            `flops_per_token` on.
         seed: of the training.
         model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
             tells it apart, such as its sizes.
         partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
         data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
-            `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); as far as
-            there are such, `test_name`, the data's `config`, `source_prefix` and the tokenizer's codes of languages.
+            `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); if there are
+            any, `test_name`, the data's `config`, `source_prefix` and the tokenizer's codes of languages.
         training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
             and the `arguments` that differ from their defaults. Of a run that went on from a checkpoint `seconds` are
             those since then, and `resumed_from` names it.
         generation: how the scored translations were decoded, such as `num_beams` and `max_length`; of translation
-            alone.
-        samples: a few sentences, as `select_samples` picks them; of translation alone.
+            only.
+        samples: a few sentences, as `select_samples` picks them; of translation only.
         card: what a person alone knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
         command: the command line; by default that of this process. Secrets in it are left out.
         task: `"translation"` or `"image-classification"`.
@@ -129,7 +129,7 @@ def build_results(
 
 
 def write_results(path: str | os.PathLike, results: dict) -> None:
-    """Writes results as JSON, wholly or not at all: a reader never sees half a file, nor does a crash leave one.
+    """Write results as JSON, wholly or not at all: a reader never sees half a file, nor does a crash leave one.
 
     JSON has no NaN and no infinity: a loss that diverged is written as null. Numpy and torch scalars, paths and dates
     are written as numbers and text.
@@ -147,7 +147,7 @@ def write_results(path: str | os.PathLike, results: dict) -> None:
 
 
 def read_results(path: str | os.PathLike, task: str | None = "translation") -> dict:
-    """Reads what `write_results` wrote.
+    """Read what `write_results` wrote.
 
     Args:
         path: the file.
@@ -159,15 +159,15 @@ def read_results(path: str | os.PathLike, task: str | None = "translation") -> d
     """
     results = read_json(path, "give a results.json that a training script wrote.")
     _check(results, str(path))
-    if task not in (None, _task(results)):
+    if task not in (None, task_of(results)):
         raise ValueError(
-            f"{path} holds the results of {_task(results)}, and these are tables of {task}; give runs of this task."
+            f"{path} holds the results of {task_of(results)}, and these are tables of {task}; give runs of this task."
         )
     return results
 
 
 def read_json(path: str | os.PathLike, remedy: str):
-    """Reads one JSON file.
+    """Read one JSON file.
 
     Raises:
         ValueError: it holds no JSON; the message names the file and ends with the remedy.
@@ -179,45 +179,40 @@ def read_json(path: str | os.PathLike, remedy: str):
 
 
 def write_json(path: str | os.PathLike, value) -> None:
-    """Writes one JSON file atomically; values as in `write_results`."""
+    """Write one JSON file atomically; values as in `write_results`."""
     write_text(path, json_text(value))
 
 
 def json_text(value) -> str:
-    """A value as `write_json` writes it."""
+    """Return a value as `write_json` writes it."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes one text file, wholly or not at all; its folder is made if need be."""
+    """Write one text file, wholly or not at all; its folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since only within one file system is the replacement atomic.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
+        with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that the owner alone may read; give it the permissions of any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def fingerprint(*columns: Sequence[str]) -> str:
-    """16 hexadecimal digits that tell one text from another, wherever its files lie: sources and references, say."""
+    """Return 16 hexadecimal digits that tell one text from another, such as sources with references."""
     return hashlib.sha256(json.dumps([list(column) for column in columns]).encode()).hexdigest()[:16]
 
 
 def select_samples(
     sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 20
 ) -> list[dict]:
-    """Sentences for people to look at, evenly spaced over the set, so that whoever picks them has no hand in it.
+    """Pick sentences for people to look at, evenly spaced over the set, so that nobody chooses them.
 
     Args:
         sources: the sentences, without a model's prefix.
@@ -240,17 +235,17 @@ def select_samples(
     ]
 
 
-def _task(results: dict) -> str:
-    # Files of earlier versions are of the one task that there was.
+def task_of(results: dict) -> str:
+    """Return the task of a run; files of version 0.1 without one are of translation."""
     return results.get("task", "translation")
 
 
 def _check(results, what: str) -> None:
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise ValueError(f"{what} does not hold the results of a run in format {FORMAT}, as build_results makes them.")
-    if _task(results) not in _TASKS:
-        raise ValueError(f"{what}: task={_task(results)!r} is not known; write one of {', '.join(_TASKS)}.")
-    task = _TASKS[_task(results)]
+    if task_of(results) not in _TASKS:
+        raise ValueError(f"{what}: task={task_of(results)!r} is not known; write one of {', '.join(_TASKS)}.")
+    task = _TASKS[task_of(results)]
     for section, kind in (_SECTIONS | task.sections).items():
         if section not in results:
             raise ValueError(f"{what} has no section {section!r}; build_results makes all of them.")
@@ -275,21 +270,17 @@ def _check_fields(figures: dict, fields: tuple[str, ...], where: str) -> None:
 
 
 def _plain(value):
-    """`value` in the types that JSON has."""
-    if isinstance(value, (np.generic, torch.Tensor)):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    """Return `value` in the types that JSON has; what is not finite becomes None."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    if isinstance(value, (np.generic, torch.Tensor)):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, datetime.date):
         return value.isoformat()
-    raise TypeError(
-        f"{value!r} is a {type(value).__name__}, which JSON cannot hold; write a number, text, list or dict."
-    )
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value

@@ -1,24 +1,21 @@
 """The tables that people read, rendered from results: plain text for the screen, Markdown for cards and READMEs."""
 
+import math
+import statistics
 from collections.abc import Sequence
 
-_MARKUPS = ("text", "markdown")
+from ..partition import names_of_levels
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]], markup: str = "text", left: int = 1) -> str:
-    """Lays out a table: the first `left` columns flush left, the others, which hold numbers, flush right.
+    """Lay out a table: the first `left` columns flush left, the others, which hold numbers, flush right.
 
     Args:
         header: the heading of each column, with its unit.
         rows: the cells, as many in each row as in the header.
         markup: `"text"` for the screen or `"markdown"`.
         left: how many columns are text.
-
-    Raises:
-        ValueError: there is no such markup.
     """
-    if markup not in _MARKUPS:
-        raise ValueError(f"markup={markup!r} is not known; write one of {', '.join(map(repr, _MARKUPS))}.")
     columns = zip(header, *rows, strict=True)
     widths = [max(3, *(len(cell) for cell in column)) for column in columns]
 
@@ -36,7 +33,7 @@ def align(header: Sequence[str], rows: Sequence[Sequence[str]], markup: str = "t
 
 
 def render_table(results: dict, markup: str = "text") -> str:
-    """The table of one run: a row for each level, and below it how the figures were found.
+    """Render the table of one run: a row for each level, and below it how the figures were found.
 
     Args:
         results: what `build_results` or `read_results` returned.
@@ -61,7 +58,8 @@ def render_table(results: dict, markup: str = "text") -> str:
         ]
         for name, level in levels.items()
     ]
-    notes = [*_scoring_notes(results), *_speed_notes(levels)]
+    notes = _scoring_notes(results)
+    notes += [f"Decoding speed: median of the repeats, {way}" for way in ways_of_measuring(levels)]
     separator = "\n\n" if markup == "markdown" else "\n"
     return align(header, rows, markup) + "\n\n" + separator.join(notes)
 
@@ -80,23 +78,57 @@ def _scoring_notes(results: dict) -> list[str]:
     return notes
 
 
-def _speed_notes(levels: dict) -> list[str]:
+def mean_and_deviation(values: Sequence[float | None]) -> str:
+    """Return mean ± standard deviation of the sample; a dash if a value is missing or not a number."""
+    if any(value is None or math.isnan(value) for value in values):
+        return "-"
+    mean = number(statistics.mean(values), 1, 2)
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def core_sizes(partition: dict | None) -> dict[str, str]:
+    """Return the size of each core by the name of its level: `0.25`, or with ranks of its own `ranks 2 to 8`."""
+    if not partition:
+        return {}
+    ranks = sorted((partition.get("ranks") or {}).values())
+    if ranks:
+        return {"core": f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"}
+    names = names_of_levels(len(partition["ratios"]))
+    return {name: f"{ratio:g}" for name, ratio in zip(names, partition["ratios"], strict=False)}
+
+
+def ways_of_measuring(levels: dict[str, dict]) -> list[str]:
+    """Return how the decoding speeds were measured, each way once."""
     keys = ("device", "threads", "dtype", "batch_size", "num_beams", "sentences", "repeats")
     measured = [level["decoding_speed"] for level in levels.values() if level.get("decoding_speed")]
-    ways = unique(settings({key: speed[key] for key in keys if key in speed}) for speed in measured)
-    return [f"Decoding speed: median of the repeats, {way}" for way in ways]
+    return unique(settings({key: speed[key] for key in keys if key in speed}) for speed in measured)
 
 
 def settings(values: dict) -> str:
-    """`name=value`, one after another."""
+    """Return `name=value`, one after another."""
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def number(value: float | None, scale: float, digits: int) -> str:
-    """`value * scale` with `digits` decimals and thousands set off; a dash where there is none."""
+    """Return `value * scale` with `digits` decimals and thousands set off; a dash where there is none."""
     return "-" if value is None or value != value else f"{value * scale:,.{digits}f}"
 
 
 def unique(values) -> list[str]:
-    """The different values, in the order in which they came."""
+    """Return the different values, in the order in which they came."""
     return list(dict.fromkeys(values))
+
+
+def sample_translations(
+    sources: Sequence[str], references: Sequence[str], translations: dict[str, Sequence[str]], number: int = 5
+) -> str:
+    """Render a few sentences, evenly spaced, with the reference and each network's translation below one another."""
+    names = ["source", "reference", *translations]
+    width = max(map(len, names))
+    columns = [sources, references, *translations.values()]
+    step = max(1, len(sources) // number)
+    blocks = (
+        "\n".join(f"{name.rjust(width)}: {column[row]}" for name, column in zip(names, columns, strict=True))
+        for row in range(0, len(sources), step)
+    )
+    return "\n\n".join(list(blocks)[:number])

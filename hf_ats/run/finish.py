@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..checkpoint import check_replaceable, export_level
-from ..evaluation import decoding_settings, encode_sentences, measure_networks, sample_translations
+from ..evaluation import decoding_settings, encode_sentences, measure_networks
 from ..remote_code.pipeline_ats import language_codes
 from ..results import (
     build_results,
@@ -15,6 +15,7 @@ from ..results import (
     plot_training,
     read_results,
     render_table,
+    sample_translations,
     select_samples,
     write_report_page,
     write_results,
@@ -133,7 +134,7 @@ def report_trained(
         **generate_kwargs,
     )
     for name, export in exports.items():
-        levels[name] |= {key: getattr(export, key) for key in ("size_bytes", "weights_sha256", "parity")}
+        levels[name] = export.facts() | levels[name]
         lines = "\n".join(translations[name]) + "\n"
         (output_dir / f"translations.{name}.txt").write_text(lines, encoding="utf-8")
 

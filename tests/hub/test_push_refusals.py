@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hf_ats.hub import PushError, push_run, stage_run
-from hf_ats.results import build_results, read_results, update_facts, write_results
+from hf_ats.results import build_results, read_results, with_facts, write_results
 from tests.support.pushes import files_of, published_results
 
 WRITES = ("POST", "PUT", "DELETE")
@@ -97,7 +97,8 @@ def test_a_run_from_before_runs_had_ids(run, hub):
     del results["run_id"]
     write_results(run / "results.json", results)
     push_run(run, "pair")
-    update_facts(run, license="apache-2.0")
+    results = read_results(run / "results.json")
+    write_results(run / "results.json", with_facts(results, {"license": "apache-2.0"}))
     assert push_run(run, "pair")["core"].changed
     change_results(run, seed=5)
     refuse(hub, run, "holds something else than this run")

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,12 +16,10 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from hf_ats.results import cards, read_results, write_results
-from hf_ats.results.cards import render_card
-from hf_ats.results.facts import update_facts
+from hf_ats.results import cards, read_results, render_card, write_results
 from tests.support.checkpoints import ENGLISH, GERMAN, TRANSFORMERS_4, run_elsewhere
 from tests.support.models import tiny_model
-from tests.support.scripts import run_here, train
+from tests.support.scripts import train
 from tests.support.tokenizers import KINDS, tiny_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -75,10 +74,7 @@ def copied(runs, tmp_path):
     """Copies what a card is rendered from, and changes its results."""
 
     def make(name="rank", **changes) -> Path:
-        for file in ("results.json", "core/export.json", "full/export.json"):
-            (tmp_path / file).parent.mkdir(exist_ok=True)
-            (tmp_path / file).write_bytes((runs(name) / file).read_bytes())
-        write_results(tmp_path / "results.json", read_results(tmp_path / "results.json") | changes)
+        write_results(tmp_path / "results.json", read_results(runs(name) / "results.json") | changes)
         return tmp_path
 
     return make
@@ -89,7 +85,7 @@ def repositories(run: Path) -> dict[str, str]:
 
 
 def render(run: Path, level: str) -> str:
-    return render_card(run, level, repositories(run))
+    return render_card(read_results(run / "results.json"), level, repositories(run))
 
 
 def blocks(card: str, run: Path) -> list[str]:
@@ -223,9 +219,8 @@ def test_every_figure_of_a_card_is_that_of_its_files(copied):
         ]  # fmt: skip
     results["training"] |= {"steps": 4321, "epochs": 7.7, "flops": 5.67e12, "seconds": 89.6}
     results["seed"] = 271
+    results["levels"]["core"]["parity"] = 3.21e-06
     write_results(run / "results.json", results)
-    export = json.loads((run / "core" / "export.json").read_text())
-    (run / "core" / "export.json").write_text(json.dumps(export | {"parity": 3.21e-06}))
     card = render(run, "core")
     rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in card.splitlines() if line.startswith("|")]
     table = {row[0]: row[1:] for row in rows[:4]}
@@ -260,7 +255,7 @@ def test_a_speed_that_was_not_measured_is_no_figure(copied):
 def test_sisters_are_linked_and_levels_named(runs):
     run = runs("ladder")
     names = {"level1": "ann/pair-level1", "full": "ann/pair-full"}
-    card = render_card(run, "level1", names)
+    card = render_card(read_results(run / "results.json"), "level1", names)
     assert (
         "the level **level1** of a ladder" in card
         and "`core` (0.25 of the full rank), `level1` (0.5 of the full rank), `full`" in card
@@ -306,47 +301,33 @@ def test_the_command_is_told_without_the_folders_of_a_machine(copied):
 # ---- What is missing ----
 
 
-def test_a_missing_fact_is_named_with_its_file_and_remedy(copied):
-    run = copied()
-    results = read_results(run / "results.json")
+def test_a_missing_fact_is_named_with_its_remedy(runs):
+    results = read_results(runs("rank") / "results.json")
+    names = {level: f"ann/pair-{level}" for level in results["levels"]}
 
-    def refused(message, level="core", names=None, **changes):
-        write_results(run / "results.json", copy.deepcopy(results) | changes)
+    def refused(message, level="core", **changes):
         with pytest.raises(ValueError, match=message):
-            render_card(run, level, names or repositories(run))
+            render_card(copy.deepcopy(results) | changes, level, names)
 
-    where = re.escape(str(run / "results.json"))
-    refused(f"section 'card' of {where}: license is missing; .*--license apache-2.0", card={})
-    refused(f"section 'card' of {where}: license='Apache' ", card={"license": "Apache"})
-    refused(f"{where} has no samples, .*--resume_from_checkpoint True", samples=[])
-    data = results["data"] | {"source_lang": "src", "target_lang": "tgt"}
-    refused(f"section 'data' of {where}: language 'src' .*--card_languages", data=data)
+    refused("section 'card' of results.json: license is missing; .*--license apache-2.0", card={})
+    refused("section 'card' of results.json: license='Apache 2' ", card={"license": "Apache 2"})
+    refused("results.json has no samples, .*--resume_from_checkpoint True", samples=[])
+    refused("language 'src' .*--card_languages", data=results["data"] | {"source_lang": "src", "target_lang": "tgt"})
     nameless = {name: fact for name, fact in results["data"].items() if name != "name"}
-    refused(f"{where} does not name the data of the training; report again with .*data_facts", data=nameless)
+    refused("results.json does not name the data of the training; report again with .*data_facts", data=nameless)
     worse = copy.deepcopy(results["levels"])
     worse["core"]["bleu"] = None
-    refused(f"{where}: level 'core' has no bleu; score the run again", levels=worse)
-    refused(f"{where} has no level 'level1'; it has core, full", level="level1", names={"level1": "ann/x"})
-    refused("names no repository for level 'core'", names={"full": "ann/pair-full"})
-    write_results(run / "results.json", results)
-    export = run / "core" / "export.json"
-    export.write_bytes((run / "full" / "export.json").read_bytes())
-    with pytest.raises(ValueError, match=r"core/export.json is of kind 'full' at level 'full', .*; export that level"):
-        render(run, "core")
-    export.unlink()
-    with pytest.raises(ValueError, match=f"{run / 'core'} holds no export"):
-        render(run, "core")
-    (run / "results.json").unlink()
-    with pytest.raises(ValueError, match=f"{where} is not there"):
-        render_card(run, "core", {"core": "ann/x"})
+    refused("level 'core' has no bleu; score the run again", levels=worse)
+    del worse["core"]["parity"]
+    worse["core"]["bleu"] = 1.0
+    refused("lacks something that a card tells .'parity'.; report again", levels=worse)
+    refused("results.json has no level 'level1'; it has core, full", level="level1")
 
 
-def test_results_from_before_there_were_cards_are_told_what_to_do(tmp_path):
-    old = json.loads((REPOSITORY / "experiments" / "multi30k" / "alternating-0.25.json").read_text())
-    write_results(tmp_path / "results.json", old)
+def test_results_from_before_there_were_cards_are_told_what_to_do():
+    old = read_results(REPOSITORY / "experiments" / "multi30k" / "alternating-0.25.json")
     with pytest.raises(ValueError, match=r"has no samples, the translations that a card shows; write it again"):
-        render_card(tmp_path, "core", {"core": "ann/x"})
-    assert update_facts(tmp_path, license="mit") == {"license": "mit"}
+        render_card(old, "core", {"core": "ann/x"})
 
 
 def test_a_card_never_has_an_empty_place():
@@ -357,27 +338,15 @@ def test_a_card_never_has_an_empty_place():
 # ---- The examples ----
 
 
-@pytest.mark.parametrize("level", ["core", "full"])
-def test_the_committed_cards_are_what_a_fresh_render_gives(level):
+def test_the_committed_cards_are_what_the_command_beside_them_renders(tmp_path, monkeypatch):
     readme = (REPOSITORY / "model_cards" / "README.md").read_text(encoding="utf-8")
-    (name,) = re.findall(r"render_cards\.py .*--name (\S+)", readme.replace("\\\n", " "))
-    names = {level: f"{name}-{level}" for level in ("core", "full")}
-    fresh = render_card(EXAMPLES / "run", level, names)
-    assert (EXAMPLES / f"{level}.md").read_text(encoding="utf-8") == fresh
-    assert ModelCard(fresh).data.license and "/home/" not in fresh and "/tmp/" not in fresh
-
-
-def test_one_command_renders_the_cards_of_a_run_and_keeps_what_they_were_rendered_from(runs, tmp_path, monkeypatch):
-    run = runs("rank")
-    options = ["--run_directory", run, "--name", "ann/pair", "--output_dir", tmp_path / "cards", "--keep_results"]
-    run_here("render_cards.py", *options, monkeypatch=monkeypatch)
-    kept = {path.relative_to(tmp_path / "cards").as_posix() for path in (tmp_path / "cards").rglob("*.*")}
-    files = {"results.json", "core/export.json", "full/export.json"}
-    assert kept == {"core.md", "full.md", *(f"run/{file}" for file in files)}
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    shutil.copytree(EXAMPLES, tmp_path / "model_cards" / "examples")
+    monkeypatch.chdir(tmp_path)
     for level in ("core", "full"):
-        assert (tmp_path / "cards" / f"{level}.md").read_text(encoding="utf-8") == render(run, level)
-    again = ["--run_directory", tmp_path / "cards" / "run", "--name", "ann/pair", "--output_dir", tmp_path / "again"]
-    run_here("render_cards.py", *again, monkeypatch=monkeypatch)
-    assert {path.name for path in (tmp_path / "again").iterdir()} == {"core.md", "full.md"}
-    with pytest.raises(SystemExit, match=r"render_cards\.py: .*nowhere/results.json"):
-        run_here("render_cards.py", "--run_directory", "nowhere", *options[2:], monkeypatch=monkeypatch)
+        (tmp_path / "model_cards" / "examples" / f"{level}.md").unlink()
+    exec(program, {})
+    for level in ("core", "full"):
+        fresh = (tmp_path / "model_cards" / "examples" / f"{level}.md").read_text(encoding="utf-8")
+        assert (EXAMPLES / f"{level}.md").read_text(encoding="utf-8") == fresh
+        assert ModelCard(fresh).data.license and "/home/" not in fresh and "/tmp/" not in fresh

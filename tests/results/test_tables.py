@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from hf_ats.results import build_results, render_table
+from hf_ats.results import build_results, render_table, sample_translations
 from hf_ats.results.tables import align
 from tests.results.test_results import LEVEL, SECTIONS
 
@@ -69,7 +69,10 @@ def test_what_was_not_measured_is_a_dash_and_has_no_note(results):
 
 
 def test_wrong_markup_and_ragged_rows_are_refused(results):
-    with pytest.raises(ValueError, match="markup='html' is not known; write one of 'text', 'markdown'"):
-        render_table(results, "html")
     with pytest.raises(ValueError, match="zip"):
         align(["a", "b"], [["1"]])
+
+
+def test_samples_show_each_translation_below_its_source():
+    text = sample_translations(["a", "b", "c", "d"], ["A", "B", "C", "D"], {"core": ["1", "2", "3", "4"]}, number=2)
+    assert text == "   source: a\nreference: A\n     core: 1\n\n   source: c\nreference: C\n     core: 3"

@@ -28,9 +28,7 @@ def make_run(directory: Path, ratios=(0.25,), seed: int = 0) -> Path:
     for name in level_names(model):
         report = export_level(model, directory / name, level=name, tokenizer=tokenizer)
         levels[name] = {
-            "parameters": report.parameters,
-            "size_bytes": report.size_bytes,
-            "weights_sha256": report.weights_sha256,
+            **report.facts(),
             "flops_per_token": 2.0 * report.parameters,
             "bleu": 30.0,
             "chrf": 55.0,
