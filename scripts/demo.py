@@ -4,8 +4,8 @@
 
 It needs no network and a few minutes on two cores. The text is the embedded default corpus: German and English
 expressions of numbers, dates, times and prices. What it does is what a user would do by hand: it prints and runs one
-command of `scripts/train_translation.py`, then opens the two checkpoints with `pipeline("translation")` and translates
-sentences of the test part, which training has not seen.
+training command, then opens the two checkpoints with `pipeline("translation")` and translates sentences of the test
+part, which training has not seen.
 """
 
 import os

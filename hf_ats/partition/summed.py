@@ -14,8 +14,8 @@ The middle case of the paper's Figure 1, of which wide-and-deep networks (Cheng 
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -51,7 +51,8 @@ class SummedNetworks(PartitionedLayer):
 
     The outputs must have the same shape. They are tensors, mappings with `logits` (as the models of Transformers
     return), or tuples whose first entry is the logits; nothing else of them is kept. With `labels` the output carries
-    a loss of the summed logits; the networks never see the labels, so no loss of their own is computed.
+    the mean cross-entropy of the summed logits, `(batch, classes)`, with integer labels, `(batch,)`; any other loss
+    is the `compute_loss_func` of the trainers. The networks never see the labels, so no loss of their own is computed.
 
     A parameter that both networks hold takes part at both levels, as the core's; a state dict holds it once, under
     its name in the core.
@@ -59,14 +60,9 @@ class SummedNetworks(PartitionedLayer):
     Args:
         core (`nn.Module`): the network that stands alone.
         extension (`nn.Module`): the network whose output is added to the core's.
-        core_inputs, extension_inputs (`Sequence[str]`, *optional*): the names of the keyword inputs of each, where
-            they cannot be read from the signature of its `forward`.
-        loss_function (*optional*): from `(logits, labels)` to a scalar. By default the mean cross-entropy of a
-            classifier: logits `(batch, classes)`, integer labels `(batch,)`. `compute_loss_func` of the trainers does
-            without it.
 
     Raises:
-        ValueError: a network is partitioned itself, or both are the same module.
+        ValueError: a network is partitioned itself.
 
     Example:
 
@@ -81,15 +77,7 @@ class SummedNetworks(PartitionedLayer):
     _ats_partition = None
     num_levels = 2
 
-    def __init__(
-        self,
-        core: nn.Module,
-        extension: nn.Module,
-        *,
-        core_inputs: Sequence[str] | None = None,
-        extension_inputs: Sequence[str] | None = None,
-        loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    ):
+    def __init__(self, core: nn.Module, extension: nn.Module):
         super().__init__()
         for name, network in (("core", core), ("extension", extension)):
             if is_partitioned(network):
@@ -97,22 +85,17 @@ class SummedNetworks(PartitionedLayer):
                     f"{name} is a partitioned {type(network).__name__}; a sum has the levels core and full, and its "
                     "networks have none of their own. Give it unpartitioned, or train it without the sum."
                 )
-        if core is extension:
-            raise ValueError(
-                f"core and extension are the same {type(core).__name__}, whose output the sum would only double; give "
-                "two networks, such as copy.deepcopy of it. They may share parameters."
-            )
         self.core = core
         self.extension = extension
-        self.loss_function = _cross_entropy if loss_function is None else loss_function
         self.level = 1
-        self._core_inputs = _Inputs.of(core, core_inputs)
-        self._extension_inputs = _Inputs.of(extension, extension_inputs)
         self.register_state_dict_post_hook(_drop_further_names)
         self.register_load_state_dict_pre_hook(_restore_further_names)
         # The Trainer reads there which columns of a data set the model takes, and drops the others.
+        names = dict.fromkeys([*_Inputs.of(core).names, *_Inputs.of(extension).names, "labels"])
         self.forward = functools.partial(type(self).forward, self)
-        self.forward.__signature__ = _signature(self._core_inputs, self._extension_inputs)
+        self.forward.__signature__ = inspect.Signature(
+            [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+        )
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
         """Return the core's at core level, both networks' at full level, shared ones once."""
@@ -123,94 +106,62 @@ class SummedNetworks(PartitionedLayer):
         return (self.core if level == 0 else self).state_dict()
 
     def forward(self, *inputs, labels: torch.Tensor | None = None, **named) -> torch.Tensor | SummedOutput:
-        """The output of the live level: a tensor where the networks return tensors and there are no labels.
+        """Return the output of the live level: a tensor where the networks return tensors and there are no labels.
 
         Raises:
-            TypeError: an input is one that neither network takes, or an output holds no logits.
-            ValueError: the two outputs differ in shape, or the default loss does not know the labels.
+            TypeError: an input is one that neither network takes.
+            ValueError: the two outputs differ in shape.
         """
         for_core, for_extension = self._routed(named)
         output = self.core(*inputs, **for_core)
-        logits = _logits(output, "core")
+        logits = _logits(output)
         if self.level == 1:
-            added = _logits(self.extension(*inputs, **for_extension), "extension")
-            if added.shape != logits.shape:
+            added = _logits(self.extension(*inputs, **for_extension))
+            if added.shape != logits.shape:  # which might broadcast
                 raise ValueError(
                     f"the core's output has shape {tuple(logits.shape)} and the extension's {tuple(added.shape)}; "
                     "only outputs of one shape can be summed."
                 )
             logits = logits + added
         if labels is not None:
-            return SummedOutput(loss=self.loss_function(logits, labels), logits=logits)
+            return SummedOutput(loss=F.cross_entropy(logits, labels), logits=logits)
         return logits if isinstance(output, torch.Tensor) else SummedOutput(logits=logits)
 
     def _routed(self, named: dict) -> tuple[dict, dict]:
-        core, extension = self._core_inputs, self._extension_inputs
-        for name in named:
-            if not (name in core.names or name in extension.names or core.any or extension.any):
-                raise TypeError(
-                    f"neither network takes an input {name!r}: the core takes {_listed(core.names)}, the extension "
-                    f"{_listed(extension.names)}. Leave it out, or name it in core_inputs or extension_inputs."
-                )
+        core, extension = _Inputs.of(self.core), _Inputs.of(self.extension)
+        unknown = named.keys() - {*core.names, *extension.names}
+        if unknown and not (core.any or extension.any):
+            raise TypeError(
+                f"neither network takes an input {min(unknown)!r}: the core takes {', '.join(core.names)}, the "
+                f"extension {', '.join(extension.names)}. Leave it out, or correct its name."
+            )
         return tuple(
-            {
-                name: value
-                for name, value in named.items()
-                if name in own.names or (own.any and name not in other.names)
-            }
-            for own, other in ((core, extension), (extension, core))
+            {name: value for name, value in named.items() if name in own.names or (own.any and name in unknown)}
+            for own in (core, extension)
         )
 
     def extra_repr(self) -> str:
         return f"level={self.level}"
 
 
-@dataclass(frozen=True)
-class _Inputs:
+class _Inputs(NamedTuple):
     """The keyword inputs of a network: by name, and whether it takes `any` other."""
 
-    names: tuple[str, ...]
+    names: list[str]
     any: bool
 
     @classmethod
-    def of(cls, network: nn.Module, given: Sequence[str] | None) -> "_Inputs":
-        if given is not None:
-            return cls(tuple(given), any=False)
+    def of(cls, network: nn.Module) -> "_Inputs":
         parameters = inspect.signature(network.forward).parameters.values()
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        names = tuple(one.name for one in parameters if one.kind in named)
-        return cls(names, any=any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters))
+        names = [one.name for one in parameters if one.kind in named]
+        return cls(names, any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters))
 
 
-def _signature(core: _Inputs, extension: _Inputs) -> inspect.Signature:
-    names = dict.fromkeys((*core.names, *extension.names, "labels"))
-    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names])
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(map(repr, names)) or "none"
-
-
-def _logits(output, what: str) -> torch.Tensor:
+def _logits(output) -> torch.Tensor:
     if isinstance(output, torch.Tensor):
         return output
-    logits = output.get("logits") if isinstance(output, dict) else output[0] if isinstance(output, tuple) else None
-    if not isinstance(logits, torch.Tensor):
-        raise TypeError(
-            f"the {what} returned a {type(output).__name__} without logits; have it return a tensor, a mapping with "
-            "'logits', or a tuple that begins with them."
-        )
-    return logits
-
-
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    if logits.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for logits of shape {tuple(logits.shape)} are "
-            "not those of a classifier, (batch,) and integers for (batch, classes); give SummedNetworks a "
-            "loss_function, or the trainer a compute_loss_func."
-        )
-    return F.cross_entropy(logits, labels)
+    return output["logits"] if isinstance(output, dict) else output[0]
 
 
 def _further_names(module: nn.Module) -> dict[str, str]:

@@ -34,7 +34,7 @@ def start(args: ATSTrainingArguments, cores: int) -> None:
     find_checkpoint(args)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    names = names_of_levels(cores) if cores else ["full"]
+    names = names_of_levels(cores)
     for level in trained_levels(args.schedule, len(names)):
         check_replaceable(output_dir / names[level])
 

@@ -1,16 +1,12 @@
 import copy
 import json
-import os
-import runpy
 import statistics
-from pathlib import Path
 
 import pytest
 
 from hf_ats.results import build_results, render_comparison, update_marked_block, write_results
 from tests.results.test_results import LEVEL, SECTIONS
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_runs.py"
+from tests.support.scripts import run_here
 
 
 def scored(bleu):
@@ -265,24 +261,17 @@ def test_wrong_marks_are_refused_and_the_file_left(tmp_path, text):
     assert path.read_text() == text
 
 
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", [os.fspath(SCRIPT), *map(os.fspath, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(os.fspath(SCRIPT), run_name="__main__")
-    return exit_.value.code
-
-
 def test_the_script_prints_updates_and_explains(runs, tmp_path, monkeypatch, capsys):
-    assert run_script(monkeypatch, *runs) == 0
+    run_here("compare_runs.py", *runs, monkeypatch=monkeypatch)
     assert capsys.readouterr().out.strip() == render_comparison(runs)
 
     path = tmp_path / "README.md"
     path.write_text(README)
-    assert run_script(monkeypatch, *runs, "--no_commands", "--update", path) == 0
+    run_here("compare_runs.py", *runs, "--no_commands", "--update", path, monkeypatch=monkeypatch)
     assert render_comparison(runs, commands=False) in path.read_text()
     assert "README.md is updated" in capsys.readouterr().err
 
-    assert run_script(monkeypatch, *runs, "--update", path, "--block", "other") == 1
-    assert "begin other" in capsys.readouterr().err
-    assert run_script(monkeypatch, tmp_path / "missing.json") == 1
-    assert "missing.json" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"compare_runs\.py: .*begin other"):
+        run_here("compare_runs.py", *runs, "--update", path, "--block", "other", monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=r"missing\.json"):
+        run_here("compare_runs.py", tmp_path / "missing.json", monkeypatch=monkeypatch)

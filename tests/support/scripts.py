@@ -16,18 +16,20 @@ from hf_ats.scripts import train_translation
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def run_command(command: list, stdin: str | None = None, status: int = 0) -> subprocess.CompletedProcess:
+def run_command(
+    command: list, stdin: str | None = None, status: int = 0, timeout: float = 240
+) -> subprocess.CompletedProcess:
     """In a process of its own, which must end with `status`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPTS.parent)}
-    words = list(map(str, command))
-    done = subprocess.run(words, env=environment, input=stdin, capture_output=True, encoding="utf-8", timeout=240)
+    options = dict(env=environment, input=stdin, capture_output=True, encoding="utf-8", timeout=timeout)
+    done = subprocess.run(list(map(str, command)), **options)
     assert done.returncode == status, done.stderr[-4000:]
     return done
 
 
-def run(script: str, *arguments, stdin: str | None = None, status: int = 0) -> subprocess.CompletedProcess:
+def run(script: str, *arguments, **options) -> subprocess.CompletedProcess:
     """`python scripts/SCRIPT`, in a process of its own."""
-    return run_command([sys.executable, SCRIPTS / script, *arguments], stdin, status)
+    return run_command([sys.executable, SCRIPTS / script, *arguments], **options)
 
 
 def run_here(script: str, *arguments, monkeypatch) -> None:

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
 
-from hf_ats.partition.summed import SummedNetworks
-from hf_ats.trainers import ATSTrainer
+from hf_ats import ATSTrainer
+from hf_ats.partition import SummedNetworks
 from tests.support.training import plain_arguments
 
 FEATURES, CROSSES, CLASSES, BATCH = 6, 8, 3, 4
@@ -33,9 +33,22 @@ class Wide(nn.Module):
         return self.linear(crosses)
 
 
-def wide_and_deep(seed: int = 0, **options) -> SummedNetworks:
-    torch.manual_seed(seed)
-    return SummedNetworks(Deep(), Wide(), **options)
+def wide_and_deep() -> SummedNetworks:
+    torch.manual_seed(0)
+    return SummedNetworks(Deep(), Wide())
+
+
+def sharing() -> SummedNetworks:
+    """Both networks end in the same layer, and the core begins and ends with one more."""
+    torch.manual_seed(0)
+    core, extension = Deep(), Deep()
+    extension.layers[2] = core.layers[2]
+    return SummedNetworks(core, extension)
+
+
+def names_of(model, part: str) -> list[str]:
+    """The parameters of one of its networks."""
+    return [name for name, _ in model.named_parameters() if name.startswith(part)]
 
 
 def examples(number: int = 24, seed: int = 0) -> list[dict]:

@@ -9,6 +9,7 @@ from hf_ats.partition import parameters_at_level
 from tests.support.distributed import assert_same_state, launch, train_on_one_process
 from tests.support.laws import assert_moved
 from tests.support.models import partitioned, tiny_model
+from tests.support.summed import examples, summed_trainer
 from tests.support.training import FirstOfWindow, make_trainer, sentences, train_pictures
 
 
@@ -99,6 +100,18 @@ def test_a_core_step_sends_the_core_alone(two_processes):
         # What DistributedDataParallel reduces, and what is sent in all, by it or by whoever else.
         assert full_steps == {(bytes_of["full"], bytes_of["full"])}
         assert core_steps == {(0, bytes_of["core"])}
+
+
+def test_a_sum_of_two_networks_trains_as_on_one_and_core_steps_send_the_core_alone(two_processes, tmp_path):
+    trainer = summed_trainer(tmp_path, examples(), double=True)
+    trainer.train()
+    model = trainer.model
+    core, full = (sum(p.nbytes for p in parameters_at_level(model, level).values()) for level in (0, 1))
+    assert core < full
+    for rank in (0, 1):
+        assert_same_state(torch.load(two_processes / f"sum{rank}.pt"), model.state_dict(), rtol=1e-6, atol=1e-9)
+        # DistributedDataParallel reduces full steps where this does not look.
+        assert torch.load(two_processes / f"rank{rank}.pt")["sent_by_sum"] == [0, core] * 3
 
 
 def test_every_level_is_scored_on_every_sentence_once_as_on_one_process(two_processes, tmp_path):

@@ -13,6 +13,7 @@ from hf_ats.partition import PartitionConfig, layers_at_level, partition_
 from hf_ats.run.architectures import keep_pad_row_zero_
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.models import partitioned
+from tests.support.summed import BATCH, examples, summed_trainer
 from tests.support.training import SaveAt, SequentialTrainer, make_trainer, sentences, train_pictures
 from tests.support.versions import BEFORE_5
 
@@ -66,6 +67,31 @@ class Counting(ATSSeq2SeqTrainer):
 
         self.reduced[-1] += bucket.buffer().nbytes
         return allreduce_hook(torch.distributed.group.WORLD, bucket)
+
+
+def train_sum(out: Path) -> list[int]:
+    """Trains a sum of two networks; returns the bytes that each step sends outside DistributedDataParallel."""
+    sent, stock = [], torch.distributed.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        sent[-1] += tensor.nbytes
+        return stock(tensor, *args, **kwargs)
+
+    trainer = summed_trainer(out / "sum", examples(), per_device_train_batch_size=BATCH // 2, double=True)
+    step = trainer.training_step
+
+    def counting_step(*args, **kwargs):
+        sent.append(0)
+        torch.distributed.all_reduce = counted
+        try:
+            return step(*args, **kwargs)
+        finally:
+            torch.distributed.all_reduce = stock
+
+    trainer.training_step = counting_step
+    trainer.train()
+    torch.save(trainer.model.state_dict(), out / f"sum{trainer.args.process_index}.pt")
+    return sent
 
 
 def main(out: Path):
@@ -131,6 +157,7 @@ def main(out: Path):
         sentences=counting.sentences,
         log=seen["alternating"].state.log_history,
         metrics=evaluating.evaluate(),
+        sent_by_sum=train_sum(out),
         refused=refusal(lambda: make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")),
     )
     torch.save(record, out / f"rank{counting.args.process_index}.pt")
