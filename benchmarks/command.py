@@ -1,6 +1,5 @@
 """The command line of a benchmark: read the flags, measure, print the tables, write the record."""
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,10 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
+from hf_ats.run import Manual
+
 from .record import write_record
 from .report import render_record
-
-
-class Manual(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A `--help` that shows the module's docstring as it is."""
 
 
 def run_command(settings_class: type, measure: Callable[[object], dict | None], manual: str) -> None:

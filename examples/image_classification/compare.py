@@ -2,10 +2,19 @@
 
 python -m examples.image_classification.compare runs/*/results.json
 python -m examples.image_classification.compare runs/*/results.json --update README.md --block images
+
+Runs that differ in nothing but their seed share a row.
 """
 
-from examples.image_classification import render_images
-from hf_ats.scripts.compare_runs import main
+from hf_ats.scripts import compare_runs
+
+from .table import render_images
+
+
+def main() -> None:
+    """Render, then print or update."""
+    compare_runs.main(render_images, __doc__)
+
 
 if __name__ == "__main__":
-    main(render_images, __doc__)
+    main()

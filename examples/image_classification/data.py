@@ -1,11 +1,13 @@
-"""Labelled images in memory: read, checked, split."""
+"""Labelled images in memory: read, split, and shown to the network; whole batches at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
+from transformers import TrainerCallback
 
 
 @dataclass
@@ -24,11 +26,11 @@ class LabelledImages:
         return len(self.labels)
 
     def __getitem__(self, which: torch.Tensor) -> "LabelledImages":
-        """Those at the indices `which`."""
+        """Return those at the indices `which`."""
         return LabelledImages(self.images[which], self.labels[which])
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over all pixels, as shares of 255."""
+        """Return mean and standard deviation of each channel over all pixels, as shares of 255."""
         means, deviations = [], []
         shades = torch.arange(256, dtype=torch.float64) / 255
         for channel in self.images.unbind(1):
@@ -49,7 +51,7 @@ def load_images(
     label_column: str = "label",
     progress: bool = True,
 ) -> tuple[dict[str, LabelledImages], list[str]]:
-    """Reads a data set of labelled images into memory, through `datasets`.
+    """Read a data set of labelled images of one size into memory, through `datasets`.
 
     Args:
         dataset_name: an id of the Hub or a directory, with the parts `train` and `test`.
@@ -62,54 +64,26 @@ def load_images(
 
     Returns:
         `({"train": LabelledImages, "test": LabelledImages}, names of the classes)`.
-
-    Raises:
-        ValueError: there is no such part or column, a label is outside of the classes, or an image has another size
-            than the first.
     """
-    import datasets
-
     if dataset_name is not None:
         found = datasets.load_dataset(dataset_name, dataset_config_name)
     else:
         found = datasets.load_dataset("parquet", data_files={"train": train_file, "test": test_file})
+    parts = {}
     for part in ("train", "test"):
-        if part not in found:
-            raise ValueError(
-                f"{dataset_name} has the parts {', '.join(found)}, and {part!r} is not among them; give "
-                "--train_file and --test_file, or another data set."
-            )
-        for flag, column in (("image_column", image_column), ("label_column", label_column)):
-            if column not in found[part].column_names:
-                raise ValueError(
-                    f"--{flag} {column} is not in the {part} part, which has the columns "
-                    f"{', '.join(found[part].column_names)}; name one of these."
-                )
-    names = _class_names(found["train"], label_column)
-    parts, size = {}, None
-    for part in ("train", "test"):
-        labels = _labels(found[part][label_column], part, len(names))
-        column = found[part].select_columns(image_column).cast_column(image_column, datasets.Image(mode="RGB"))
-        images = torch.empty(0)
-        for index, row in enumerate(tqdm(column, desc=f"decoding the {part} part", disable=not progress)):
-            image = np.asarray(row[image_column])
-            size = size or image.shape
-            if image.shape != size:
-                raise ValueError(
-                    f"image {index} of the {part} part is {image.shape[1]} x {image.shape[0]}, and the first of train "
-                    f"is {size[1]} x {size[0]}; resize the images to one size."
-                )
-            if index == 0:
-                images = torch.empty(len(column), *image.shape, dtype=torch.uint8)
-            images[index] = torch.from_numpy(image.copy())
+        labels = torch.tensor(found[part][label_column][:], dtype=torch.long)
+        pictures = found[part].select_columns(image_column).cast_column(image_column, datasets.Image(mode="RGB"))
+        rows = tqdm(pictures, desc=f"decoding the {part} part", disable=not progress)
+        images = torch.from_numpy(np.stack([np.asarray(row[image_column]) for row in rows]))
         parts[part] = LabelledImages(images.movedim(-1, 1).contiguous(), labels)
-    return parts, names
+    names = getattr(found["train"].features[label_column], "names", None)
+    return parts, list(names) if names else [str(label) for label in range(int(parts["train"].labels.max()) + 1)]
 
 
 def split_validation(
     train: LabelledImages, validation: int, seed: int, limit: int | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Draws a validation part out of the training part: `(train, validation)`, without an image in common.
+    """Draw a validation part out of the training part: `(train, validation)`, without an image in common.
 
     Args:
         train: all training images.
@@ -131,24 +105,113 @@ def split_validation(
     return train[rest], train[order[:validation]]
 
 
-def _class_names(part, column: str) -> list[str]:
-    feature = part.features[column]
-    if hasattr(feature, "names"):
-        return list(feature.names)
-    highest = max((label for label in part[column] if isinstance(label, int)), default=-1)
-    if highest < 0:
-        raise ValueError(
-            f"--label_column {column} holds {feature}, such as {part[column][0]!r}, and a class is a whole number "
-            "from 0; encode them by datasets' class_encode_column."
-        )
-    return [str(label) for label in range(highest + 1)]
+class AugmentedImages(Dataset):
+    """Images that look a little different in every epoch: padded, cropped at random, mirrored at random.
+
+    How an image looks is a function of the seed, the epoch and its index, and of no generator's state. So the same run
+    always sees the same, on any number of processes and loading workers, and goes on exactly where a checkpoint was
+    written. `EpochOfImages` tells the epoch.
+
+    Args:
+        data (`LabelledImages`): the images.
+        seed (`int`, defaults to 0): of the shifts and mirrors.
+        padding (`int`, defaults to 4): black pixels around each image, of which a crop of its own size is taken. 0
+            leaves it where it is.
+        mirror (`bool`, defaults to `True`): whether half of the images are mirrored, left to right.
+    """
+
+    def __init__(self, data: LabelledImages, seed: int = 0, padding: int = 4, mirror: bool = True):
+        self.data, self.seed, self.padding, self.mirror = data, seed, padding, mirror
+        # In memory that loading workers share, so that those which outlive an epoch hear of the next.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        self._drawn_for: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose images come next."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict:
+        """Return one image as `pixel_values`, shape `(channels, height, width)`, uint8, and its `labels`."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """Return those of a batch, which PyTorch's loader asks for at once."""
+        which = torch.as_tensor(indices)
+        batch = self.data[which]
+        images = self._cropped(batch.images, which)
+        return [
+            {"pixel_values": image, "labels": label}
+            for image, label in zip(images, batch.labels.tolist(), strict=True)
+        ]
+
+    def _cropped(self, images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        number, channels, height, width = images.shape
+        tops, lefts, mirrored = (values[which].view(-1, 1) for values in self._drawn(int(self._epoch)))
+        padded = torch.nn.functional.pad(images, (self.padding,) * 4)
+        rows = tops + torch.arange(height)
+        columns = torch.arange(width).expand(number, width)
+        columns = lefts + torch.where(mirrored, columns.flip(1), columns)
+        return padded[
+            torch.arange(number).view(-1, 1, 1, 1),
+            torch.arange(channels).view(1, -1, 1, 1),
+            rows.view(number, 1, height, 1),
+            columns.view(number, 1, 1, width),
+        ]
+
+    def _drawn(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return top, left and whether mirrored, of every image in an epoch."""
+        if epoch != self._drawn_for:
+            # Seeds are further apart than a run has epochs, so that no two runs share the images of one.
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            crops = torch.randint(2 * self.padding + 1, (2, len(self)), generator=generator)
+            mirrored = torch.rand(len(self), generator=generator) < 0.5
+            self._tables = (*crops, mirrored & self.mirror)
+            self._drawn_for = epoch
+        return self._tables
 
 
-def _labels(column: Sequence[int], part: str, classes: int) -> torch.Tensor:
-    for index, label in enumerate(column):
-        if not (isinstance(label, int) and 0 <= label < classes):
-            raise ValueError(
-                f"the label of image {index} of the {part} part is {label!r}, and the {classes} classes of the "
-                f"training part are 0 to {classes - 1}; correct it or leave the image out."
-            )
-    return torch.tensor(list(column), dtype=torch.long)
+class PlainImages(Dataset):
+    """Images as they are, for validation and tests; items as those of `AugmentedImages`."""
+
+    def __init__(self, data: LabelledImages):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"pixel_values": self.data.images[index], "labels": int(self.data.labels[index])}
+
+
+class ImageCollator:
+    """Makes a batch of images: `pixel_values`, float32, each channel with mean 0 and deviation 1, and `labels`.
+
+    Args:
+        mean, std (`list[float]`): of each channel of the training images, as shares of 255
+            (`LabelledImages.channel_statistics`).
+    """
+
+    def __init__(self, mean: list[float], std: list[float]):
+        self.scale = 255 * torch.tensor(std).clamp_min(1 / 255).view(-1, 1, 1)
+        self.mean = 255 * torch.tensor(mean).view(-1, 1, 1)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Return a batch of shape `(batch, channels, height, width)` and labels of shape `(batch,)`."""
+        images = torch.stack([row["pixel_values"] for row in rows])
+        return {
+            "pixel_values": (images - self.mean) / self.scale,
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
+
+
+class EpochOfImages(TrainerCallback):
+    """A callback that tells the training images their epoch, also the one that a resumed run begins in."""
+
+    def __init__(self, images: AugmentedImages):
+        self._images = images
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._images.set_epoch(int(state.epoch or 0))

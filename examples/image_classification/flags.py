@@ -68,28 +68,14 @@ class ImagePartitionArguments(PartitionArguments):
 
 
 def parse_flags(description: str, argv: Sequence[str] | None = None) -> tuple:
-    """The four groups of flags of the command line, as dataclasses, over those of its recipe.
+    """Read the four groups of flags of the command line, as dataclasses, over those of its recipe.
 
     Args:
         description: what `--help` shows above them.
         argv: the words of the command line; by default those that this process was called with.
 
     Returns:
-        `(NetworkArguments, ImageDataArguments, ImagePartitionArguments, ImageTrainingArguments, Recipe or None)`. A
-        contradiction among the flags ends the program with a sentence.
+        `(NetworkArguments, ImageDataArguments, ImagePartitionArguments, ImageTrainingArguments, Recipe or None)`.
     """
-    parser = FlagParser(
-        (NetworkArguments, ImageDataArguments, ImagePartitionArguments, ImageTrainingArguments), description
-    )
-    network_args, data_args, partition_args, args, recipe = parser.parse(argv)
-    if (data_args.train_file is None) != (data_args.test_file is None):
-        parser.error("--train_file and --test_file belong together; give both, or neither.")
-    if data_args.dataset_name is not None and data_args.train_file is not None:
-        parser.error(
-            f"--dataset_name {data_args.dataset_name} and --train_file {data_args.train_file} are two data sets; give "
-            "one of them."
-        )
-    if network_args.width < 1 or not network_args.depths or min(network_args.depths) < 1:
-        depths = " ".join(map(str, network_args.depths))
-        parser.error(f"--width {network_args.width} and --depths {depths} must be positive; give at least 1.")
-    return network_args, data_args, partition_args, args, recipe
+    groups = (NetworkArguments, ImageDataArguments, ImagePartitionArguments, ImageTrainingArguments)
+    return FlagParser(groups, description).parse(argv)

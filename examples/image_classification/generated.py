@@ -15,7 +15,7 @@ CLASS_NAMES = [
 def generated_images(
     seed: int = 0, train: int = 2000, test: int = 500, size: int = 32
 ) -> tuple[dict[str, LabelledImages], list[str]]:
-    """The default data of `train_image_classification.py`; the same arguments always make the same images.
+    """Make the default data of the example; the same arguments always make the same images.
 
     Each image shows one of ten shapes and patterns: place, size, colours and noise are random, and the contrast is low
     enough that a few epochs tell networks apart. All classes look the same in a mirror.
@@ -57,7 +57,7 @@ def _draw(number: int, size: int, generator: torch.Generator) -> LabelledImages:
 
 
 def _masks(y, x, radius, mirrored) -> list[torch.Tensor]:
-    """Where each class of `CLASS_NAMES` is drawn; `y` and `x`, shape `(number, size, size)`, from the centre."""
+    """Return where each class of `CLASS_NAMES` is drawn; `y` and `x`, `(number, size, size)`, from the centre."""
     distance = (y * y + x * x).sqrt()
     edge = torch.maximum(y.abs(), x.abs())
     inner = 0.55 * radius

@@ -1,5 +1,6 @@
 """How image networks are trained: the paper's optimizer as defaults, the loss, the accuracy, the cost of an epoch."""
 
+import ast
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,9 +23,6 @@ class ImageTrainingArguments(ATSTrainingArguments):
     SGD with momentum 0.9 and weight decay 5e-4 on every parameter, as `torch.optim.SGD` does it, and gradients as they
     are. The paper does not say the learning rate, its schedule, the batch size and the number of epochs: here 0.1, a
     cosine to 0, 128 and 200, the usual ones.
-
-    Raises:
-        ValueError: as `ATSTrainingArguments`, or `optim_args` cannot be read.
     """
 
     optim: OptimizerNames | str = field(default="sgd", metadata={"help": "The optimizer."})
@@ -54,41 +52,24 @@ class ImageTrainingArguments(ATSTrainingArguments):
         super().__post_init__()
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, which belongs to sgd
-        # The rows of the data set are no columns of `datasets`, and the collator takes what they hold.
+        # The rows of the data set are not columns of `datasets`, and the collator takes what they hold.
         self.remove_unused_columns = False
-        sgd(self)
 
 
 def sgd(args: ImageTrainingArguments) -> tuple[type[torch.optim.Optimizer], dict] | None:
-    """`optimizer_cls_and_kwargs` of the Trainer for `optim="sgd"`; None for another optimizer.
+    """Return `optimizer_cls_and_kwargs` of the Trainer for `optim="sgd"`; None for another optimizer.
 
-    transformers 4 reads the arguments of few optimizers, and would train without the momentum.
-
-    Raises:
-        ValueError: `optim_args` holds something else than arguments of SGD.
+    transformers 4 does not read the arguments of this optimizer, and would train without the momentum.
     """
     if args.optim != OptimizerNames.SGD:
         return None
-    readers = {"momentum": float, "dampening": float, "nesterov": _truth}
-    keywords = {"lr": args.learning_rate}
-    for given in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
-        name, _, value = given.partition("=")
-        try:
-            keywords[name] = readers[name](value)
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"optim_args={args.optim_args!r} holds {given!r}, which is no argument of sgd; write one of "
-                f"{', '.join(readers)}, such as 'momentum=0.9,nesterov=true'."
-            ) from None
-    return torch.optim.SGD, keywords
-
-
-def _truth(value: str) -> bool:
-    return {"true": True, "false": False}[value.lower()]
+    given = dict(word.split("=") for word in (args.optim_args or "").replace(" ", "").split(",") if word)
+    arguments = {name: ast.literal_eval(value.capitalize()) for name, value in given.items()}  # true is True
+    return torch.optim.SGD, {"lr": args.learning_rate, **arguments}
 
 
 def image_cross_entropy(label_smoothing: float = 0.0) -> Callable:
-    """`compute_loss_func` of the Trainer: cross-entropy per image of the whole optimizer step.
+    """Return `compute_loss_func` of the Trainer: cross-entropy per image of the whole optimizer step.
 
     So the gradient does not depend on how a batch is cut into micro-batches and between processes, as far as the
     network itself allows (law 8): a batch normalization takes the statistics of each piece.
@@ -105,7 +86,7 @@ def image_cross_entropy(label_smoothing: float = 0.0) -> Callable:
 
 
 def epoch_forward_flops(trainer: ATSTrainer, image_shape: tuple[int, ...], images: int) -> int:
-    """Operations of the forward passes of one epoch, the convention of the paper's Table 3.
+    """Count the operations of the forward passes of one epoch, the convention of the paper's Table 3.
 
     A multiply-add is 2. Half of the images of alternating training pass through each of two networks, and all images
     of slimmable training through both.
@@ -128,7 +109,7 @@ def epoch_forward_flops(trainer: ATSTrainer, image_shape: tuple[int, ...], image
 
 @torch.no_grad()
 def count_correct(model: nn.Module, loader) -> int:
-    """How many images of a loader's batches a network classifies right; in the mode and at the level that it is in."""
+    """Count the images of a loader's batches that a network classifies right, in its present mode and level."""
     device = next(model.parameters()).device
     correct = 0
     for batch in loader:

@@ -51,7 +51,7 @@ class Deep(nn.Module):
         )
 
     def forward(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Ids `(words, pieces)`, 0 where there is none, to logits `(words, classes)`."""
+        """Map ids `(words, pieces)`, 0 where there is none, to logits `(words, classes)`."""
         return self.layers(self.embeddings(pieces))
 
 
@@ -64,12 +64,12 @@ class Wide(nn.Module):
         nn.init.zeros_(self.weights.weight)
 
     def forward(self, crosses: torch.Tensor) -> torch.Tensor:
-        """Ids `(words, crosses)`, 0 where there is none, to logits `(words, classes)`."""
+        """Map ids `(words, crosses)`, 0 where there is none, to logits `(words, classes)`."""
         return self.weights(crosses)
 
 
 def words_of_languages(texts: dict[str, Iterable[str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The different words of some texts in small letters, each with its language: `(train, test)`.
+    """Return the different words of some texts in small letters, each with its language: `(train, test)`.
 
     A word is in one of the two parts, whichever languages it is in, so that no test word was ever trained on.
 
@@ -91,7 +91,7 @@ def words_of_languages(texts: dict[str, Iterable[str]]) -> tuple[list[tuple[str,
 
 
 def features(words: Sequence[tuple[str, str]], languages: Sequence[str], deep_buckets: int, wide_buckets: int):
-    """An example for each word: `pieces`, `crosses` (lists of ids from 1) and `labels`, the place of its language.
+    """Return an example for each word: `pieces`, `crosses` (lists of ids from 1) and `labels`, its language's place.
 
     Pieces are all sequences of 1 to 4 letters, with marks for both ends of the word; crosses are all pairs of letter
     pairs, in their order. Both are hashed.
@@ -120,7 +120,7 @@ def _hash(text: str) -> int:
 
 
 def collate(examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-    """A padded batch of `features`."""
+    """Return a padded batch of `features`."""
     inputs = {
         name: pad_sequence([torch.tensor(example[name]) for example in examples], batch_first=True)
         for name in ("pieces", "crosses")
@@ -129,7 +129,7 @@ def collate(examples: Sequence[dict]) -> dict[str, torch.Tensor]:
 
 
 def save_deep(deep: Deep, languages: Sequence[str], directory: str | os.PathLike) -> None:
-    """Writes the deep network alone: `model.safetensors`, and `config.json` with its sizes and its languages."""
+    """Write only the deep network: `model.safetensors`, and `config.json` with its sizes and its languages."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(deep.state_dict(), directory / "model.safetensors")
@@ -138,7 +138,7 @@ def save_deep(deep: Deep, languages: Sequence[str], directory: str | os.PathLike
 
 
 def load_deep(directory: str | os.PathLike) -> tuple[Deep, list[str]]:
-    """Reads what `save_deep` wrote: the network in eval mode, and the languages of its classes.
+    """Read what `save_deep` wrote: the network in eval mode, and the languages of its classes.
 
     Example:
 

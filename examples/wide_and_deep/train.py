@@ -1,21 +1,20 @@
-"""Train a wide-and-deep network jointly with its deep half: two networks summed, and one of them stands alone.
+"""Train a wide-and-deep network jointly with its deep half: two networks summed, of which one stands by itself.
 
-    python examples/wide_and_deep/train.py --output_dir runs/wide-and-deep
-    python examples/wide_and_deep/train.py --output_dir runs/wide-and-deep --train_prefix data/train
+    python -m examples.wide_and_deep.train --output_dir runs/wide-and-deep
+    python -m examples.wide_and_deep.train --output_dir runs/wide-and-deep --train_prefix data/train
 
 The task: which of two languages is a word in that was never seen in training? The words are those of parallel text,
 files PREFIX.de and PREFIX.en (also .gz); every fifth one is held out. Without --train_prefix they are those of the
 generated corpus, whose few words only show that the command works. For each schedule and seed a network is trained,
 from the same start and for as many steps, and the levels that were trained are scored:
 
-    core    the deep network alone: embeddings of the pieces of a word, and a hidden layer
+    core    the deep network by itself: embeddings of the pieces of a word, and a hidden layer
     full    its logits plus those of the wide one, which is linear in pairs of letter pairs
 
-OUTPUT_DIR then holds results.json, and of the first seed SCHEDULE/deep/ with the deep network alone:
+OUTPUT_DIR then holds results.json, and of the first seed SCHEDULE/deep/ with only the deep network:
 examples.wide_and_deep.networks.load_deep reads it.
 """
 
-import argparse
 import shlex
 import statistics
 import sys
@@ -30,15 +29,17 @@ from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import count_parameters, level_names
 from hf_ats.results import installed_versions, write_json
 from hf_ats.results.tables import align
+from hf_ats.run import manual_parser, user_errors
 from hf_ats.trainers import ATSTrainer
 from hf_ats.training import SCHEDULES, ATSTrainingArguments
 
 from .networks import Deep, DeepConfig, Wide, collate, features, save_deep, words_of_languages
 
 
+@user_errors()
 def main() -> None:
     """Read the words, train every schedule with every seed, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = manual_parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path, help="where the results go")
     parser.add_argument("--train_prefix", help="text files PREFIX.de and PREFIX.en, the same with .gz, or one .jsonl")
     parser.add_argument("--source_lang", default="de", help="one language (default: %(default)s)")
@@ -72,7 +73,7 @@ def main() -> None:
     model = trainer.model
     parameters = {name: count_parameters(model, name) for name in level_names(model)}
     results = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", "-m", "examples.wide_and_deep.train", *sys.argv[1:]]),
         "versions": installed_versions(),
         "languages": languages,
         "words": {"train": len(train), "test": len(test)},
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def trained(arguments, schedule: str, seed: int, config: DeepConfig, train: list, test: list) -> ATSTrainer:
-    """A trainer that has trained the sum of both networks."""
+    """Train the sum of both networks, and return the trainer."""
     torch.manual_seed(seed)
     model = SummedNetworks(core=Deep(config), extension=Wide(arguments.wide_buckets, config.classes))
     args = ATSTrainingArguments(
@@ -117,14 +118,11 @@ def trained(arguments, schedule: str, seed: int, config: DeepConfig, train: list
 
 
 def cell(values: list[float] | None) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Return mean and standard deviation over the seeds."""
     if values is None:
         return "-"
     return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"train_wide_and_deep.py: {error}")
+    main()

@@ -20,7 +20,6 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
-from .registration import IMAGE_CLASSES
 from .writing import REPORT_NAME, ExportReport
 
 
@@ -35,7 +34,7 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     Raises:
         OSError: there is no such directory, no config in it, or no weights.
         ValueError: it holds something else, such as an export; the weights are damaged, incomplete, or of another
-            partition than the config says; the class is not one of transformers.
+            partition than the config says; the class is not one of transformers, nor registered with an Auto class.
 
     Example:
 
@@ -46,11 +45,11 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     """
     directory = Path(directory)
     stock_dict, partition = _read_config(directory)
-    name = stock_dict["architectures"][0]
-    stock_class = getattr(transformers, name, None) or {one.__name__: one for one in IMAGE_CLASSES}.get(name)
+    stock_class = _stock_class(stock_dict)
     if stock_class is None:
         raise ValueError(
-            f"{directory} is a {name}, which is no class of transformers; construct it, and fill it by "
+            f"{directory} is a {stock_dict['architectures'][0]}, which is no class of transformers and of none of its "
+            "Auto classes; import the module that registers it, or construct the model, and fill it by "
             "partition_structure_(model, PartitionConfig(...)) and load_state_dict."
         )
 
@@ -91,6 +90,20 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
         model.get_parameter(name).requires_grad_(False)
     model.__class__ = stock_class
     return model
+
+
+def _stock_class(stock_dict: dict) -> type[PreTrainedModel] | None:
+    """Return the class that a config names, of transformers or of whoever registered it; None if nobody did."""
+    name = stock_dict["architectures"][0]
+    if hasattr(transformers, name):
+        return getattr(transformers, name)
+    try:
+        config_class = type(AutoConfig.for_model(**stock_dict))
+    except ValueError:  # of a model_type that nobody registered
+        return None
+    auto_classes = [getattr(transformers, auto) for auto in dir(transformers) if auto.startswith("AutoModelFor")]
+    registered = [auto._model_mapping.get(config_class, None) for auto in auto_classes]
+    return next((found for found in registered if getattr(found, "__name__", None) == name), None)
 
 
 def stored_levels(model: str | os.PathLike, **hub) -> list[str]:

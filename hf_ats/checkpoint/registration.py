@@ -2,10 +2,9 @@
 
 import re
 
-from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSeq2SeqLM, pipelines
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, pipelines
 
 from ..remote_code import modeling_ats
-from ..remote_code.modeling_cifar_resnet import CifarResNetForImageClassification
 from ..remote_code.pipeline_ats import ATSTranslationPipeline
 
 CORE_CLASSES = (
@@ -17,9 +16,6 @@ CORE_CLASSES = (
     modeling_ats.ATST5ForConditionalGeneration,
     modeling_ats.ATSMT5ForConditionalGeneration,
 )
-
-
-IMAGE_CLASSES = (CifarResNetForImageClassification,)
 
 
 class TranslationAliases(dict):
@@ -37,14 +33,10 @@ def register() -> None:
 
     Doing it again changes nothing. The network is not touched.
     """
-    for auto_class, model_classes in (
-        (AutoModelForSeq2SeqLM, CORE_CLASSES),
-        (AutoModelForImageClassification, IMAGE_CLASSES),
-    ):
-        for model_class in model_classes:
-            config_class = model_class.config_class
-            AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-            auto_class.register(config_class, model_class, exist_ok=True)
+    for model_class in CORE_CLASSES:
+        config_class = model_class.config_class
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModelForSeq2SeqLM.register(config_class, model_class, exist_ok=True)
     _register_translation(pipelines.PIPELINE_REGISTRY)
 
 

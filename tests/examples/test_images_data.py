@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.image_classification import LabelledImages, generated_images, load_images, split_validation
-from examples.image_classification.generated import CLASS_NAMES
+from examples.image_classification.data import LabelledImages, load_images, split_validation
+from examples.image_classification.generated import CLASS_NAMES, generated_images
 from tests.support.images import labelled_images
 
 
@@ -69,44 +69,6 @@ def test_a_directory_is_a_data_set_too(files, tmp_path):
         (folder / f"{part}.parquet").write_bytes((tmp_path / f"{part}.parquet").read_bytes())
     parts, _ = load_images(dataset_name=str(folder), progress=False)
     assert torch.equal(parts["train"].images, data.images[:5]) and len(parts["test"]) == 2
-    (folder / "test.parquet").unlink()
-    with pytest.raises(ValueError, match="has the parts train, and 'test' is not among them; give"):
-        load_images(dataset_name=str(folder), progress=False)
-
-
-def test_a_missing_column_is_named(files):
-    with pytest.raises(ValueError, match=r"--image_column img is not in the train part, .* image, label; name one"):
-        load_images(**files[0], image_column="img", progress=False)
-    with pytest.raises(ValueError, match=r"--label_column y is not in the train part"):
-        load_images(**files[0], label_column="y", progress=False)
-
-
-def test_labels_outside_the_classes_are_named(files, tmp_path):
-    paths, data = files
-    pictures = data.images.movedim(1, -1).numpy()
-    unlabelled = write(tmp_path / "u.parquet", pictures[:2], [1, -1])
-    with pytest.raises(ValueError, match=r"label of image 1 of the test part is -1, and the 3 classes .* are 0 to 2"):
-        load_images(**(paths | {"test_file": unlabelled}), progress=False)
-    unnamed = write(tmp_path / "n.parquet", pictures[:2], [0, 1], names=None)
-    unseen = write(tmp_path / "s.parquet", pictures[:2], [0, 2], names=None)
-    with pytest.raises(ValueError, match=r"label of image 1 of the test part is 2, and the 2 classes"):
-        load_images(train_file=unnamed, test_file=unseen, progress=False)
-
-
-def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, files):
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
-    path = str(tmp_path / "words.parquet")
-    columns = {"image": [picture(np.zeros((8, 8, 3)))], "label": ["cat"]}
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
-    with pytest.raises(ValueError, match=r"--label_column label holds .*'cat', and a class is a whole number"):
-        load_images(train_file=path, test_file=path, progress=False)
-
-
-def test_images_of_another_size_are_named(files, tmp_path):
-    paths, _ = files
-    other = write(tmp_path / "o.parquet", [np.zeros((8, 8, 3)), np.zeros((6, 9, 3))], [0, 1])
-    with pytest.raises(ValueError, match="image 1 of the test part is 9 x 6, and the first of train is 8 x 8; resize"):
-        load_images(**(paths | {"test_file": other}), progress=False)
 
 
 def test_the_split_takes_every_image_once_and_follows_its_seed():

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from examples.image_classification import CifarResNetConfig, CifarResNetForImageClassification
-from examples.image_classification.preparation import image_processor
+from examples.image_classification.train import ViTImageProcessor
 from hf_ats import export_core, export_full, load_partitioned
 from hf_ats.partition import at_level
 from tests.support.checkpoints import TRANSFORMERS_4, run_elsewhere
@@ -75,7 +75,9 @@ def test_a_config_keeps_its_classes(tmp_path):
 def exports(tmp_path_factory):
     """The folder of a full, a core and an unpartitioned export, with a batch and the logits of each."""
     folder = tmp_path_factory.mktemp("exports")
-    processor = image_processor([0.5, 0.4, 0.3], [0.2, 0.3, 0.4], (8, 8))
+    processor = ViTImageProcessor(
+        size={"height": 8, "width": 8}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]
+    )
     model, plain = partitioned_resnet().eval(), tiny_resnet()
     images = torch.rand(3, 3, 8, 8)
     reports = {

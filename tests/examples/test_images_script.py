@@ -1,7 +1,7 @@
-"""`train_image_classification.py` and `compare_runs.py`, run as a user runs them."""
+"""The command of the example and the comparison of its runs, as a user runs them."""
 
 import json
-import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -10,56 +10,52 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from examples.image_classification import (
-    CifarResNetForImageClassification,
-    ImageCollator,
-    PlainImages,
-    count_correct,
-    generated_images,
-    parse_flags,
-    prepare,
-    split_validation,
-)
-from examples.image_classification.preparation import build_network
+from examples.image_classification import CifarResNetForImageClassification, compare, parse_flags, train
+from examples.image_classification.data import ImageCollator, PlainImages, split_validation
+from examples.image_classification.generated import generated_images
+from examples.image_classification.training import count_correct
 from hf_ats.checkpoint import ExportReport
 from hf_ats.evaluation import compute_accuracy
 from hf_ats.results import read_results
-from hf_ats.run.recipes import RECIPES
+from hf_ats.run import RECIPES
 from tests.examples.test_images_data import write
-from tests.support.scripts import run, run_here
+from tests.support.scripts import run_here
 
 SIZES = "--width 4 --depths 1 1 --validation_images 20 --train_images 64 --per_device_train_batch_size 32"
 TRAINING = "--use_cpu --report_to none --disable_tqdm true --logging_steps 1 --learning_rate 0.05"
-
-TRAIN = "../examples/image_classification/train.py"
 
 
 def arguments(output_dir: Path, more: str = "") -> list[str]:
     return f"--output_dir {output_dir} {SIZES} {TRAINING} {more}".split()
 
 
+def run(module, *words) -> None:
+    """`python -m examples.image_classification.MODULE` in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__file__, *map(str, words)])
+        module.main()
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def trained(tmp_path_factory) -> Path:
     output_dir = tmp_path_factory.mktemp("runs") / "alternating"
-    more = "--max_steps 4 --save_steps 2 --eval_strategy steps --eval_steps 2"
-    return output_dir, run(TRAIN, *arguments(output_dir, more))
+    run(train, *arguments(output_dir, "--max_steps 4 --save_steps 2 --eval_strategy steps --eval_steps 2"))
+    return output_dir
 
 
 def test_a_run_leaves_the_two_networks_the_report_and_the_trainers_files(trained):
-    output_dir, done = trained
-    assert {path.name for path in output_dir.iterdir()} == {
+    assert {path.name for path in trained.iterdir()} == {
         *("checkpoint-2", "checkpoint-4", "core", "full"),
         *("report.html", "results.json", "trainer_state.json", "training.png"),
     }
-    log = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
+    log = json.loads((trained / "trainer_state.json").read_text())["log_history"]
     found = set().union(*log)
     assert {"loss_core", "loss_full"} <= found
     assert {f"eval_{level}_{name}" for name in ("loss", "accuracy") for level in ("core", "full")} <= found
-    assert "core" in done.stdout and "Written to" in done.stdout
 
 
 def test_the_report_says_what_the_exports_are_worth(trained):
-    output_dir, _ = trained
+    output_dir = trained
     results = read_results(output_dir / "results.json", task="image-classification")
     parts, names = generated_images()
     train, _ = split_validation(parts["train"], 20, seed=0, limit=64)
@@ -81,25 +77,26 @@ def test_the_report_says_what_the_exports_are_worth(trained):
     assert 2 * 64 * (full + core) / 2 < training["flops"] < 2 * 64 * 3 * (full + core) / 2
     assert (results["data"]["train"], results["data"]["validation"], results["data"]["test"]) == (64, 20, 500)
     assert results["partition"]["ratios"] == [0.5] and results["model"]["width"] == 4
+    assert results["command"].startswith("python -m examples.image_classification.train --output_dir ")
 
 
 def test_a_checkpoint_is_exported_and_chosen_from_with_its_processor(trained, tmp_path, monkeypatch, capsys):
-    checkpoint = ["--output_dir", tmp_path / "out", "--checkpoint", trained[0] / "checkpoint-4"]
+    checkpoint = ["--output_dir", tmp_path / "out", "--checkpoint", trained / "checkpoint-4"]
     run_here("export.py", *checkpoint, monkeypatch=monkeypatch)
-    budget = ["--run", trained[0] / "checkpoint-4", "--max_parameters", "1M", "--output_dir", tmp_path / "chosen"]
+    budget = ["--run", trained / "checkpoint-4", "--max_parameters", "1M", "--output_dir", tmp_path / "chosen"]
     run_here("choose_level.py", *budget, monkeypatch=monkeypatch)
     assert "chosen: full" in capsys.readouterr().out
     for name, directory in (("core", "out/core"), ("full", "out/full"), ("full", "chosen")):
-        once, again = (load_file(folder / "model.safetensors") for folder in (trained[0] / name, tmp_path / directory))
+        once, again = (load_file(folder / "model.safetensors") for folder in (trained / name, tmp_path / directory))
         assert once.keys() == again.keys() and all(torch.equal(once[key], again[key]) for key in once)
         processor = "preprocessor_config.json"
-        assert (tmp_path / directory / processor).read_text() == (trained[0] / name / processor).read_text()
+        assert (tmp_path / directory / processor).read_text() == (trained / name / processor).read_text()
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_end(trained, tmp_path, monkeypatch):
-    output_dir, _ = trained
+    output_dir = trained
     more = f"--max_steps 4 --save_steps 2 --resume_from_checkpoint {output_dir / 'checkpoint-2'}"
-    run_here(TRAIN, *arguments(tmp_path / "again", more), monkeypatch=monkeypatch)
+    run(train, *arguments(tmp_path / "again", more))
     for level in ("core", "full"):
         once, again = (
             AutoModelForImageClassification.from_pretrained(folder / level).state_dict()
@@ -108,20 +105,19 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_end(trained, tmp_path, mo
         assert all(torch.equal(tensor, again[name]) for name, tensor in once.items())
 
 
-def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path, monkeypatch):
+def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path, capsys):
     runs = {"standard": "--method none --schedule full", "slimmable": "--schedule slimmable"}
     for name, flags in runs.items():
-        more = f"--max_steps 4 --save_strategy no {flags}"
-        run_here(TRAIN, *arguments(tmp_path / name, more), monkeypatch=monkeypatch)
+        run(train, *arguments(tmp_path / name, f"--max_steps 4 --save_strategy no {flags}"))
     assert (tmp_path / "standard" / "full").exists() and not (tmp_path / "standard" / "core").exists()
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- begin images -->\n<!-- end images -->\nbelow\n")
-    files = [folder / "results.json" for folder in (tmp_path / "standard", trained[0], tmp_path / "slimmable")]
-    run("compare_runs.py", *files, "--update", page, "--block", "images", "--no_commands")
+    files = [folder / "results.json" for folder in (tmp_path / "standard", trained, tmp_path / "slimmable")]
+    run(compare, *files, "--update", page, "--block", "images", "--no_commands")
     rows = [line for line in page.read_text().splitlines() if line.startswith(("| standard", "| altern", "| slimm"))]
     assert [row.split("|")[1].strip() for row in rows[:3]] == ["standard", "alternating", "slimmable"]
-    again = run("compare_runs.py", *files, "--update", page, "--block", "images", "--no_commands")
-    assert "up to date" in again.stderr
+    run(compare, *files, "--update", page, "--block", "images", "--no_commands")
+    assert "up to date" in capsys.readouterr().err
     (results, *others) = [json.loads(file.read_text()) for file in files]
     full = results["levels"]["full"]["flops_per_image"]
     core = others[0]["levels"]["core"]["flops_per_image"]
@@ -132,7 +128,7 @@ def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path,
 
 def test_a_ladder_of_widths(tmp_path, monkeypatch):
     more = "--max_steps 3 --save_strategy no --ratios 0.25 0.5"
-    run_here(TRAIN, *arguments(tmp_path / "ladder", more), monkeypatch=monkeypatch)
+    run(train, *arguments(tmp_path / "ladder", more))
     results = read_results(tmp_path / "ladder" / "results.json", task="image-classification")
     sizes = [level["parameters"] for level in results["levels"].values()]
     assert list(results["levels"]) == ["core", "level1", "full"] and sizes == sorted(set(sizes))
@@ -144,34 +140,33 @@ def test_a_ladder_of_widths(tmp_path, monkeypatch):
         ("--method none", "--method none has one network only, and --schedule alternating more; give full"),
         ("--ratios 1.5", "ratios=[1.5] must lie between 0 and 1"),
         ("--validation_images 5000", "--validation_images 5000 and --train_images 64 do not fit into the 2000 images"),
-        ("--train_file a.parquet", "--train_file and --test_file belong together"),
-        ("--dataset_name x --train_file a --test_file b", "are two data sets; give one of them"),
         ("--train_file no.parquet --test_file no.parquet", "no.parquet"),
-        ("--width 0", "--width 0 and --depths 1 1 must be positive"),
-        ("--optim_args momentun=0.9", "which is no argument of sgd; write one of momentum"),
         ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is no directory"),
     ],
 )
 def test_mistakes_end_with_a_sentence(tmp_path, monkeypatch, capsys, flags, words):
     with pytest.raises(SystemExit) as ended:
-        run_here(TRAIN, *arguments(tmp_path / "run", flags), monkeypatch=monkeypatch)
+        run(train, *arguments(tmp_path / "run", flags))
     assert words in f"{ended.value} {capsys.readouterr().err}"
 
 
-def test_a_file_without_the_column_ends_with_a_sentence(tmp_path, monkeypatch):
+def test_images_of_ones_own_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    pictures = generated_images(train=3, test=1, size=8)[0]["train"].images.movedim(1, -1).numpy()
-    file = write(tmp_path / "images.parquet", pictures, [0, 1, 2])
-    flags = f"--train_file {file} --test_file {file} --image_column img"
-    with pytest.raises(SystemExit, match="--image_column img is not in the train part"):
-        run_here(TRAIN, *arguments(tmp_path / "run", flags), monkeypatch=monkeypatch)
+    pictures = generated_images(train=4, test=1, size=8)[0]["train"].images.movedim(1, -1).numpy()
+    file = write(tmp_path / "images.parquet", pictures, [0, 1, 2, 0], image="img")
+    flags = f"--train_file {file} --test_file {file} --image_column img --max_steps 1 --save_strategy no"
+    run(train, *arguments(tmp_path / "run", f"{flags} --validation_images 1 --train_images 3"))
+    results = read_results(tmp_path / "run" / "results.json", task="image-classification")
+    assert results["data"]["name"] == file and results["data"]["image_shape"] == [3, 8, 8]
+    network = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "core")
+    assert network.config.id2label == {0: "cat", 1: "dog", 2: "frog"}
 
 
 def test_another_export_in_the_way_is_not_overwritten(tmp_path, monkeypatch):
     (tmp_path / "run" / "full").mkdir(parents=True)
     (tmp_path / "run" / "full" / "thesis.txt").write_text("my only copy")
     with pytest.raises(SystemExit, match="full"):
-        run_here(TRAIN, *arguments(tmp_path / "run"), monkeypatch=monkeypatch)
+        run(train, *arguments(tmp_path / "run"))
 
 
 # ---- Recipes ----
@@ -180,12 +175,13 @@ def test_another_export_in_the_way_is_not_overwritten(tmp_path, monkeypatch):
 def prepared(tmp_path, *words):
     """The groups of flags, and what prepares their run."""
     flags = parse_flags("a run", ["--output_dir", str(tmp_path / "run"), "--use_cpu", "--report_to", "none", *words])
-    return flags, lambda: prepare(*flags)
+    network_args, data_args, partition_args, args, _ = flags
+    return flags, lambda: train.prepare(network_args, data_args, partition_args.config(), args)
 
 
 def test_the_recipe_of_table_3_is_the_papers(tmp_path):
     (network, data, partition, args, _), _ = prepared(tmp_path, "--recipe", "cifar10")
-    model = build_network(network, [str(label) for label in range(10)], 3, seed=0)
+    model = train.build_network(network, [str(label) for label in range(10)], 3, seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == 11_173_962, "ResNet-18 for CIFAR"
     assert (partition.method, partition.ratios) == ("width", [0.5])
     assert (args.optim, args.optim_args, args.weight_decay) == ("sgd", "momentum=0.9", 5e-4)
@@ -210,14 +206,14 @@ def test_the_recipe_is_what_a_run_without_one_does(tmp_path):
 
 def test_the_small_recipe_trains_a_step(tmp_path):
     words = "--recipe cifar10-small --max_steps 1 --validation_images 20 --train_images 64 --disable_tqdm true"
-    _, prepare_run = prepared(tmp_path, *words.split())
-    run = prepare_run()
-    run.trainer.train()
-    (group, *rest) = [group for group in run.trainer.optimizer.param_groups if group["params"]]
+    flags, prepare_run = prepared(tmp_path, *words.split())
+    _, trainer = prepare_run()
+    trainer.train()
+    (group, *rest) = [group for group in trainer.optimizer.param_groups if group["params"]]
     assert not rest and (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
-    assert len(group["params"]) == len(list(run.trainer.model.parameters()))
-    assert run.trainer.model.config.hidden_sizes == [16, 32, 64, 128]
-    assert (RECIPES / "cifar10-small.yaml").exists() and run.recipe.name == "cifar10-small"
+    assert len(group["params"]) == len(list(trainer.model.parameters()))
+    assert trainer.model.config.hidden_sizes == [16, 32, 64, 128]
+    assert (RECIPES / "cifar10-small.yaml").exists() and flags[-1].name == "cifar10-small"
 
 
 def test_the_accuracy_is_the_share_of_highest_logits():

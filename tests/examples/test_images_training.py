@@ -9,13 +9,10 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-from examples.image_classification import (
-    AugmentedImages,
-    CifarResNetConfig,
-    EpochOfImages,
-    ImageCollator,
+from examples.image_classification import CifarResNetConfig
+from examples.image_classification.data import AugmentedImages, EpochOfImages, ImageCollator, PlainImages
+from examples.image_classification.training import (
     ImageTrainingArguments,
-    PlainImages,
     count_correct,
     epoch_forward_flops,
     image_cross_entropy,
@@ -91,9 +88,6 @@ def test_momentum_and_its_like_reach_the_optimizer(tmp_path):
     assert sgd(args) == (torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True})
     other = ImageTrainingArguments(output_dir=str(tmp_path), optim="adamw_torch", use_cpu=True)
     assert sgd(other) is None and other.optim_args is None
-    for given in ("momentum", "momentun=0.9", "nesterov=maybe"):
-        with pytest.raises(ValueError, match="no argument of sgd; write one of momentum, dampening, nesterov"):
-            ImageTrainingArguments(output_dir=str(tmp_path), optim_args=given, use_cpu=True)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):

@@ -1,11 +1,13 @@
 """The wide-and-deep example: its words, its features, its networks, and the command on real sentences."""
 
 import json
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from examples.wide_and_deep import train
 from examples.wide_and_deep.networks import (
     Deep,
     DeepConfig,
@@ -18,11 +20,14 @@ from examples.wide_and_deep.networks import (
 )
 from hf_ats.data import default_corpus
 from hf_ats.partition import SummedNetworks, at_level
-from tests.support.scripts import run
 
 LANGUAGES = ["de", "en"]
 
-TRAIN = "../examples/wide_and_deep/train.py"
+
+def run(monkeypatch, *arguments) -> None:
+    """`python -m examples.wide_and_deep.train` in this process."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    train.main()
 
 
 def test_a_word_is_trained_on_or_tested_and_never_both():
@@ -35,13 +40,13 @@ def test_a_word_is_trained_on_or_tested_and_never_both():
         "de": [" ".join(german), " 42, ".join(word.upper() for word in shared)],
         "en": [" ".join(english + shared)],
     }
-    train, test = words_of_languages(texts)
-    assert sorted(train + test) == sorted(
+    trained, test = words_of_languages(texts)
+    assert sorted(trained + test) == sorted(
         [(word, "de") for word in german + shared] + [(word, "en") for word in english + shared]
     )
-    assert not {word for word, _ in train} & {word for word, _ in test}
-    assert 0.15 < len(test) / len(train + test) < 0.25
-    assert words_of_languages(texts) == (train, test)
+    assert not {word for word, _ in trained} & {word for word, _ in test}
+    assert 0.15 < len(test) / len(trained + test) < 0.25
+    assert words_of_languages(texts) == (trained, test)
 
 
 def test_too_little_text_is_refused():
@@ -104,16 +109,9 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def test_the_command_trains_scores_and_saves_each_schedule(corpus, tmp_path):
+def test_the_command_trains_scores_and_saves_each_schedule(corpus, tmp_path, monkeypatch, capsys):
     options = "--seeds 1 2 --epochs 2 --batch_size 64 --wide_buckets 512"
-    done = run(
-        TRAIN,
-        "--train_prefix",
-        corpus / "train",
-        "--output_dir",
-        tmp_path,
-        *options.split(),
-    )
+    run(monkeypatch, "--train_prefix", corpus / "train", "--output_dir", tmp_path, *options.split())
     results = json.loads((tmp_path / "results.json").read_text())
     assert {name: list(levels) for name, levels in results["accuracy"].items()} == {
         "core": ["core"], "full": ["full"], "alternating": ["core", "full"],
@@ -123,11 +121,13 @@ def test_the_command_trains_scores_and_saves_each_schedule(corpus, tmp_path):
             assert len(values) == 2 and min(values) > 80, "far above chance"
     assert results["words"]["train"] + results["words"]["test"] == 2 * 14 * 5 * 12
     assert results["parameters"]["full"] - results["parameters"]["core"] == 2 * 513
-    lines = done.stdout[done.stdout.index("training ") :].splitlines()
+    assert results["command"].startswith("python -m examples.wide_and_deep.train --train_prefix ")
+    printed = capsys.readouterr().out
+    lines = printed[printed.index("training ") :].splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["core", "full", "alternating"]
     deep, languages = load_deep(tmp_path / "alternating" / "deep")
     words = [("bagung", "de"), ("baging", "en")]
     batch = collate(features(words, languages, deep.config.buckets, 1))
     assert [languages[label] for label in deep(batch["pieces"]).argmax(dim=-1)] == ["de", "en"]
-    missing = run(TRAIN, "--train_prefix", corpus / "no", "--output_dir", tmp_path, status=1)
-    assert missing.stderr.splitlines()[-1].startswith("train_wide_and_deep.py: ")
+    with pytest.raises(SystemExit, match=r"^train.py: .*no"):
+        run(monkeypatch, "--train_prefix", corpus / "no", "--output_dir", tmp_path)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from hf_ats.checkpoint.networks import core_network
 from hf_ats.checkpoint.registration import CORE_CLASSES
-from hf_ats.remote_code import attention_ats, modeling_ats, modeling_cifar_resnet, pipeline_ats
+from hf_ats.remote_code import attention_ats, modeling_ats, pipeline_ats
 from hf_ats.remote_code.modeling_ats import FilledHeadsLinear, LowRankLinear
 from tests.support.checkpoints import logits
 from tests.support.models import ALL_FAMILIES, FAMILIES, FEED_FORWARD, partitioned, probe_batch, tiny_config
@@ -49,7 +49,7 @@ def test_the_weight_of_a_low_rank_layer_has_shape_and_dtype_and_no_data():
         weight.sum().item()
 
 
-@pytest.mark.parametrize("module", [modeling_ats, attention_ats, modeling_cifar_resnet, pipeline_ats])
+@pytest.mark.parametrize("module", [modeling_ats, attention_ats, pipeline_ats])
 def test_files_that_travel_import_torch_and_transformers_alone(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     imported = set()

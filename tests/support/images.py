@@ -2,16 +2,9 @@
 
 import torch
 
-from examples.image_classification import (
-    CifarResNetConfig,
-    CifarResNetForImageClassification,
-    ImageCollator,
-    ImageTrainingArguments,
-    LabelledImages,
-    PlainImages,
-    image_cross_entropy,
-    sgd,
-)
+from examples.image_classification import CifarResNetConfig, CifarResNetForImageClassification
+from examples.image_classification.data import ImageCollator, LabelledImages, PlainImages
+from examples.image_classification.training import ImageTrainingArguments, image_cross_entropy, sgd
 from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import PartitionConfig, partition_
 from hf_ats.trainers import ATSTrainer
