@@ -51,7 +51,7 @@ def render_images(
     the order of the files.
 
     Args:
-        result_files: what `train_image_classification.py` wrote.
+        result_files: what `python -m examples.image_classification.train` wrote.
         commands: whether to list the command of each run under the table.
         replace: text in the commands to write otherwise, such as the folder where the data lay.
 

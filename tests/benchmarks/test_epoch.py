@@ -137,7 +137,7 @@ def test_loops_that_end_with_other_weights_are_refused(text):
 
 def test_the_command_prints_its_tables_and_writes_its_record(tmp_path, command):
     """The trainers and their bare loops end with the same weights, or it would raise."""
-    model = "--layers 1 --width 32 --vocab_size 300 --sentences 200 --max_tokens 256 --ratios 0.25".split()
+    model = "--layers 1 --width 32 --vocab_size 300 --sentences 100 --max_tokens 256 --ratios 0.25".split()
     short = "--rounds 1 --turn 4 --overhead_batches 4 --overhead_rounds 2".split()
     printed = command(epoch, *model, *short, "--output", tmp_path / "epoch.json")
     record = read_record(tmp_path / "epoch.json")
@@ -146,7 +146,7 @@ def test_the_command_prints_its_tables_and_writes_its_record(tmp_path, command):
     assert list(measurements)[:5] == list(WAYS)
     for way in WAYS:
         one = measurements[way]
-        assert one["sentences"] == 200 and one["seconds"]["median"] > 0
+        assert one["sentences"] == 100 and one["seconds"]["median"] > 0
         # Tokens per second are of real tokens.
         assert one["tokens_per_second"]["median"] == one["tokens"] / one["seconds"]["median"]
     flops = measurements["full_budget"]["flops"] / measurements["stock_random"]["flops"]

@@ -33,7 +33,12 @@ def test_the_command_writes_a_record_and_prints_its_ratios(tmp_path, monkeypatch
         work(*arguments)
         return {STOCK: 1, ALTERNATING: 3}[arguments[1]]
 
+    def shares(step, vocab_size, device):
+        step()
+        return {"attention": 0.25, "dropout": 0.75}
+
     monkeypatch.setattr(benchmark, "peak_memory", in_this_process)
+    monkeypatch.setattr(benchmark, "profile_shares", shares)
     flags = "--architecture tiny --vocab_size 97 --batch_tokens 60 --length 5 --rounds 2 --threads 1".split()
     output = command(benchmark, *flags, "--output", tmp_path / "training.json")
     record = read_record(tmp_path / "training.json")
@@ -42,7 +47,8 @@ def test_the_command_writes_a_record_and_prints_its_ratios(tmp_path, monkeypatch
     for name in record["ratios"]:
         assert name in output
     assert record["ratios"]["peak memory, alternating / stock training"] == {"value": 3.0}
-    assert record["measurements"][CORE]["profile"] and record["machine"]["threads"] == 1
+    profiled = [name for name, figures in record["measurements"].items() if "profile" in figures]
+    assert profiled == [STOCK, FULL, CORE] and record["machine"]["threads"] == 1
     for figures in record["measurements"].values():
         assert 0 < figures["seconds"]["low"] <= figures["seconds"]["median"] <= figures["seconds"]["high"]
         tokens = figures["tokens_per_second"] * figures["seconds"]["median"]

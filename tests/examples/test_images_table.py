@@ -41,7 +41,7 @@ def results(schedule="alternating", seed=1, core=70.0, full=80.0, **data) -> dic
             "epoch_forward_flops": 1.25e12,
             "seconds": 1.0,
         },
-        command=f"python scripts/train_image_classification.py --schedule {schedule} --train_file /data/train",
+        command=f"python -m examples.image_classification.train --schedule {schedule} --train_file /data/train",
     )
 
 
