@@ -1,4 +1,4 @@
-"""Pick the network of a run that fits a budget: of parameters, of bytes, of the latency measured on this machine.
+"""Pick the network of a run that fits a limits: of parameters, of bytes, of the latency measured on this machine.
 
     hf-ats choose --run runs/ladder --max_parameters 5e6
     hf-ats choose --run runs/ladder --max_bytes 20MB --output_dir phone
@@ -22,13 +22,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.data import default_corpus, read_lines
 from hf_ats.deployment import (
-    Budget,
     choose_level,
     copy_export,
     exported_levels,
     measure_latency,
-    parse_bytes,
-    parse_parameters,
+    parse_limit,
     render_levels,
 )
 from hf_ats.run import manual_parser, user_errors
@@ -54,16 +52,15 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, help="copy the chosen export to this directory")
     arguments = parser.parse_args()
     disable_progress_bar()  # of loading and exporting; the latency has its own
-    budget = Budget(
-        max_parameters=None if arguments.max_parameters is None else parse_parameters(arguments.max_parameters),
-        max_bytes=None if arguments.max_bytes is None else parse_bytes(arguments.max_bytes),
-        max_latency_ms=arguments.max_latency_ms,
-    )
+    given = {name: getattr(arguments, name) for name in ("max_parameters", "max_bytes")}
+    limits = {name: parse_limit(name, text) for name, text in given.items() if text is not None}
+    if arguments.max_latency_ms is not None:
+        limits["max_latency_ms"] = arguments.max_latency_ms
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
     with exported_levels(arguments.run) as levels:
-        if budget.max_latency_ms is not None:
+        if "max_latency_ms" in limits:
             levels = measure_latency(
                 levels,
                 read_lines(arguments.sentences) if arguments.sentences else generated_sentences(),
@@ -74,13 +71,13 @@ def main() -> None:
                 max_length=arguments.max_length,
             )
         try:
-            chosen = choose_level(levels, budget)
+            chosen = choose_level(levels, limits)
         except ValueError:
-            print(render_levels(levels, budget))
+            print(render_levels(levels, limits))
             raise
-        print(f"{render_levels(levels, budget, chosen)}\n")
+        print(f"{render_levels(levels, limits, chosen)}\n")
         for level in levels[levels.index(chosen) + 1 :]:
-            if not level.exceeded(budget):
+            if not level.exceeded(limits):
                 print(f"{level.name} is larger and fits too, but scored {level.score:.2f} and not {chosen.score:.2f}.")
         if arguments.output_dir is not None:
             copy_export(chosen, arguments.output_dir)

@@ -1,9 +1,8 @@
-"""What a run leaves on disk and what reads it back: exports, the files that travel with a core, `load_partitioned`.
+"""What belongs here writes what a run leaves on disk and reads it back: exports, `load_partitioned`.
 
 Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
-from ..remote_code.pipeline_ats import longest_input, with_generation_defaults
 from .exports import export_adapter, export_core, export_full, export_level
 from .files import weights_sha256, weights_size
 from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
@@ -23,13 +22,11 @@ __all__ = [
     "load_partitioned",
     "load_processor",
     "load_tokenizer",
-    "longest_input",
     "move_into_place",
     "register",
     "stored_levels",
     "weights_sha256",
     "weights_size",
-    "with_generation_defaults",
 ]
 
 register()

@@ -4,8 +4,7 @@ import re
 
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, pipelines
 
-from ..remote_code import modeling_ats
-from ..remote_code.pipeline_ats import ATSTranslationPipeline
+from ..remote_code import ATSTranslationPipeline, modeling_ats
 
 CORE_CLASSES = (
     modeling_ats.ATSMarianMTModel,

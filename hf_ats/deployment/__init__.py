@@ -1,25 +1,13 @@
-"""Which network to deploy, and the runtimes that it is deployed in."""
+"""What belongs here helps to deploy a run: which of its networks to take, and the runtimes that it can run in."""
 
-from .choose import (
-    Budget,
-    Level,
-    choose_level,
-    copy_export,
-    exported_levels,
-    measure_latency,
-    parse_bytes,
-    parse_parameters,
-    render_levels,
-)
+from .choose import Level, choose_level, copy_export, exported_levels, measure_latency, parse_limit, render_levels
 
 __all__ = [
-    "Budget",
     "Level",
     "choose_level",
     "copy_export",
     "exported_levels",
     "measure_latency",
-    "parse_bytes",
-    "parse_parameters",
+    "parse_limit",
     "render_levels",
 ]

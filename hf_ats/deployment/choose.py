@@ -1,4 +1,4 @@
-"""Which of the nested networks of a run fits a budget: of parameters, of bytes, of measured latency."""
+"""The nested network of a run that fits a budget: of parameters, of bytes, of measured latency."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from decimal import Decimal
 from pathlib import Path
 
 import torch
@@ -24,46 +24,27 @@ from ..checkpoint import (
     load_tokenizer,
     move_into_place,
     stored_levels,
-    with_generation_defaults,
 )
 from ..evaluation import batches_by_length, encode_sentences, in_eval_mode, spread, time_in_turns
 from ..partition import sort_levels
-from ..results import read_results
-from ..results.tables import align, number
+from ..remote_code import with_generation_defaults
+from ..results import RESULTS, align, number, read_results, task_of
 
-RESULTS, REPORT = "results.json", "export.json"
 # By the task of a run, the figure of its results that is higher for a better network.
 _SCORES = {"translation": "bleu", "image-classification": "accuracy"}
-_THOUSANDS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
-_BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9} | {
-    unit: 2**power for unit, power in (("KiB", 10), ("MiB", 20), ("GiB", 30))
+_UNITS = {
+    "max_parameters": {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9},
+    "max_bytes": {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+}
+_EXAMPLES = {
+    "max_parameters": "5000000, 5e6, or 5M (k, M, B: 10^3, 10^6, 10^9)",
+    "max_bytes": "20000000, 2e7, 20MB (10^6) or 20MiB (2^20)",
 }
 
-
-@dataclass(frozen=True)
-class Budget:
-    """What a network may need at most; None where there is no limit.
-
-    Args:
-        max_parameters (`int`, *optional*): numbers that the exported network holds, tied ones once.
-        max_bytes (`int`, *optional*): size of its weight files, without tokenizer and configuration.
-        max_latency_ms (`float`, *optional*): median time to translate one batch.
-
-    Raises:
-        ValueError: there is no limit at all, or one is not positive.
-    """
-
-    max_parameters: int | None = None
-    max_bytes: int | None = None
-    max_latency_ms: float | None = None
-
-    def __post_init__(self):
-        limits = vars(self)
-        if all(limit is None for limit in limits.values()):
-            raise ValueError(f"there is no budget; give at least one of {', '.join(limits)}.")
-        for name, limit in limits.items():
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name}={limit} fits no network; write a number above 0.")
+# By name: `max_parameters` (numbers that the exported network holds, tied ones once), `max_bytes` (of its weight
+# files), `max_latency_ms` (median time to translate one batch). A network must keep all that are there.
+Limits = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -73,33 +54,25 @@ class Level:
     Attributes:
         name: of the level, such as `"core"`, `"level1"` or `"full"`.
         directory: its export.
-        parameters: how many numbers it holds, tied ones once.
-        size_bytes: of its weight files.
+        needs: by the names of the limits; the latency if it was measured.
         score: in the run's `results.json`, BLEU or a classifier's accuracy; None without one.
-        latency: `median`, `low` and `high` (the quartiles) of the seconds that a batch took; None if not measured.
+        quartiles_ms: the two between which half of the measured times lie.
     """
 
     name: str
     directory: Path
-    parameters: int
-    size_bytes: int
+    needs: Limits
     score: float | None = None
-    latency: dict[str, float] | None = None
+    quartiles_ms: tuple[float, float] | None = None
 
-    def needs(self) -> dict[str, float]:
-        """By the names of `Budget`'s limits."""
-        needs = {"max_parameters": self.parameters, "max_bytes": self.size_bytes}
-        return needs | ({"max_latency_ms": 1e3 * self.latency["median"]} if self.latency else {})
-
-    def exceeded(self, budget: Budget) -> list[str]:
-        """The limits that it does not keep, by name."""
-        needs = self.needs()
-        return [name for name, limit in vars(budget).items() if limit is not None and needs[name] > limit]
+    def exceeded(self, limits: Limits) -> list[str]:
+        """Return the limits that it does not keep, by name."""
+        return [name for name, limit in limits.items() if self.needs[name] > limit]
 
 
 @contextmanager
 def exported_levels(run: str | os.PathLike) -> Iterator[list[Level]]:
-    """The nested networks of a run, the smallest core first, each as an export on disk while the block lasts.
+    """Return the nested networks of a run, the smallest core first, as exports on disk while the block lasts.
 
     Args:
         run: a directory with the exports of a training run (`core/`, `level1/`, ..., `full/`), or a training
@@ -111,53 +84,40 @@ def exported_levels(run: str | os.PathLike) -> Iterator[list[Level]]:
     """
     run = Path(run)
     if not run.is_dir():
-        raise FileNotFoundError(f"run={str(run)!r} is no directory; give the output of a run, or a checkpoint-N.")
+        raise FileNotFoundError(f"run={str(run)!r} is not a directory; give the output of a run, or a checkpoint-N.")
     with tempfile.TemporaryDirectory() as folder:
-        reports = _reports_in(run)
-        if not reports and (run / "config.json").exists() and not (run / REPORT).exists():
-            reports = _export_every_level(run, Path(folder))
+        # A dense core or an adapter is another form of a level.
+        reports = [ExportReport.read(path.parent) for path in sorted(run.glob("*/export.json"))]
+        reports = [report for report in reports if report.kind in ("core", "full")]
+        if not reports and (run / "config.json").exists() and len(names := stored_levels(run)) > 1:
+            model = load_network(run)
+            processor = load_processor(run, model)
+            reports = [export_level(model, Path(folder, name), level=name, tokenizer=processor) for name in names]
         if not reports:
             raise ValueError(
-                f"run={str(run)!r} holds no exports such as core/ and full/, and is no training checkpoint; give the "
-                "OUTPUT_DIR of train_translation.py or of export.py, or a checkpoint-N."
+                f"run={str(run)!r} holds no exports such as core/ and full/, and is not the checkpoint-N of a "
+                "partitioned model; give the output directory of a training run or of `hf-ats export`."
             )
-        yield _levels(reports, _scores(run, reports))
-
-
-def _reports_in(run: Path) -> list[ExportReport]:
-    """Of the levels' own exports; a dense core or an adapter is another form of one of them."""
-    reports = [ExportReport.read(file.parent) for file in sorted(run.glob(f"*/{REPORT}"))]
-    reports = [report for report in reports if report.kind in ("core", "full")]
-    partitions = {repr(report.partition) for report in reports}
-    names = [report.level for report in reports]
-    if len(partitions) > 1 or len(set(names)) < len(names):
-        held = ", ".join(f"{report.path.name}/ (level {report.level})" for report in reports)
-        raise ValueError(f"run={str(run)!r} holds exports of several runs: {held}; give each a directory of its own.")
-    return reports
-
-
-def _export_every_level(checkpoint: Path, folder: Path) -> list[ExportReport]:
-    model = load_network(checkpoint)
-    names = stored_levels(checkpoint)
-    if names == ["full"]:
-        raise ValueError(
-            f"run={str(checkpoint)!r} holds one network, and there is nothing to choose from; give the checkpoint-N "
-            "of a partitioned model, or the directory in which its exports lie."
-        )
-    processor = load_processor(checkpoint, model)
-    return [export_level(model, folder / name, level=name, tokenizer=processor) for name in names]
-
-
-def _levels(reports: list[ExportReport], scores: dict[str, float]) -> list[Level]:
-    by_level = {report.level: report for report in reports}
-    return [
-        Level(name, report.path, report.parameters, report.size_bytes, scores.get(name))
-        for name, report in ((name, by_level[name]) for name in sort_levels(by_level))
-    ]
+        by_name = {report.level: report for report in reports}
+        if len({repr(report.partition) for report in reports}) > 1 or len(by_name) < len(reports):
+            held = ", ".join(f"{report.path.name}/ (level {report.level})" for report in reports)
+            raise ValueError(
+                f"run={str(run)!r} holds exports of several runs: {held}; give each a directory of its own."
+            )
+        scores = _scores(run, reports)
+        yield [
+            Level(
+                name,
+                by_name[name].path,
+                {"max_parameters": by_name[name].parameters, "max_bytes": by_name[name].size_bytes},
+                scores.get(name),
+            )
+            for name in sort_levels(by_name)
+        ]
 
 
 def _scores(run: Path, reports: list[ExportReport]) -> dict[str, float]:
-    """The score by level, of a run whose results are those of these exports."""
+    """Return the score by level of a run whose results are those of these exports."""
     if not (run / RESULTS).exists():
         return {}
     results = read_results(run / RESULTS, task=None)
@@ -169,7 +129,7 @@ def _scores(run: Path, reports: list[ExportReport]) -> dict[str, float]:
                 f"{run / RESULTS} is of a network {report.level!r} with {known:,} parameters, and the export has "
                 f"{report.parameters:,}; the directory holds files of two runs. Remove the {RESULTS}, or give another."
             )
-    return {name: level[_SCORES[results.get("task", "translation")]] for name, level in levels.items()}
+    return {name: level[_SCORES[task_of(results)]] for name, level in levels.items()}
 
 
 def measure_latency(
@@ -182,10 +142,10 @@ def measure_latency(
     progress: bool = True,
     **generate_kwargs,
 ) -> list[Level]:
-    """The levels with their `latency`: the time of `generate` for one batch, all networks in turns after a warm-up.
+    """Return the levels with their latency: the time of `generate` for one batch, in turns after a warm-up.
 
-    Every round has another batch, the same for all, as long as there are sentences; so the quartiles span batches of
-    short and of long sentences.
+    Every round has another batch, the same for all networks, as long as there are sentences; so the quartiles span
+    batches of short and of long sentences.
 
     Args:
         levels: what `exported_levels` gives.
@@ -214,64 +174,55 @@ def measure_latency(
     networks = {level.name: load_network(level.directory).to(device) for level in levels}
     tokenizer = load_tokenizer(levels[-1].directory)
     some = sentences[:: max(1, len(sentences) // (rounds * batch_size))][: rounds * batch_size]
-    batches = [
-        batch.to(device)
-        for indices, batch in batches_by_length(
-            tokenizer, encode_sentences(tokenizer, some, list(networks.values())), batch_size
-        )
-        if len(indices) == batch_size
-    ]
+    encoded = encode_sentences(tokenizer, some, list(networks.values()))
+    batches = batches_by_length(tokenizer, encoded, batch_size)
+    whole = [batch.to(device) for indices, batch in batches if len(indices) == batch_size]
 
     def decoder(network: PreTrainedModel):
         options = with_generation_defaults(network, tokenizer, generate_kwargs)
-        of_rounds = itertools.cycle(batches)
+        of_rounds = itertools.cycle(whole)
         return lambda: network.generate(**next(of_rounds), **options)
 
+    candidates = {name: decoder(network) for name, network in networks.items()}
     with in_eval_mode(*networks.values()), torch.no_grad():
-        seconds = time_in_turns(
-            {name: decoder(network) for name, network in networks.items()},
-            rounds,
-            device=device,
-            progress="latency" if progress else None,
-        )
-    return [replace(level, latency=spread(seconds[level.name])) for level in levels]
+        seconds = time_in_turns(candidates, rounds, device=device, progress="latency" if progress else None)
+    measured = []
+    for level in levels:
+        median, low, high = (1e3 * spread(seconds[level.name])[name] for name in ("median", "low", "high"))
+        measured.append(replace(level, needs=level.needs | {"max_latency_ms": median}, quartiles_ms=(low, high)))
+    return measured
 
 
-def choose_level(levels: Sequence[Level], budget: Budget) -> Level:
-    """The best of the levels that fit: the one that the run scored highest, or the largest where one has no score.
+def choose_level(levels: Sequence[Level], limits: Limits) -> Level:
+    """Return the best of the levels that fit: the one that the run scored highest, or the largest if one has no score.
 
     Args:
         levels: what `exported_levels` gives, and for a limit on the latency `measure_latency`.
-        budget: the limits; all of them must be kept.
+        limits: by name; all of them must be kept.
 
     Raises:
-        ValueError: none fits; the message names the smallest need of each limit. Or a latency was not measured.
+        ValueError: there is no limit, or none fits; the message names the smallest need of each limit.
 
     Example:
 
     ```python
     >>> with exported_levels("runs/ladder") as levels:
-    ...     chosen = choose_level(levels, Budget(max_parameters=5_000_000))
+    ...     chosen = choose_level(levels, {"max_parameters": 5_000_000})
     ```
     """
-    if budget.max_latency_ms is not None and any(level.latency is None for level in levels):
-        raise ValueError(f"max_latency_ms={budget.max_latency_ms} needs measured levels; call measure_latency first.")
-    fitting = [level for level in levels if not level.exceeded(budget)]
+    if not limits:
+        raise ValueError("there is no budget; give at least one of max_parameters, max_bytes, max_latency_ms.")
+    fitting = [level for level in levels if not level.exceeded(limits)]
     if not fitting:
-        raise ValueError(_nothing_fits(levels, budget))
+        parts = []
+        for name, limit in limits.items():
+            smallest = min(levels, key=lambda level, name=name: level.needs[name])
+            need = _quantity(name, smallest.needs[name])
+            parts.append(f"{name}={_quantity(name, limit)}, where the smallest need is {need} ({smallest.name})")
+        raise ValueError(f"no level fits {'; '.join(parts)}. Allow more, or train a smaller core.")
     if None in [level.score for level in fitting]:
         return fitting[-1]
     return max(fitting, key=lambda level: (level.score, levels.index(level)))
-
-
-def _nothing_fits(levels: Sequence[Level], budget: Budget) -> str:
-    limits = []
-    for name, limit in vars(budget).items():
-        if limit is not None:
-            smallest = min(levels, key=lambda level, name=name: level.needs()[name])
-            need = _quantity(name, smallest.needs()[name])
-            limits.append(f"{name}={_quantity(name, limit)}, where the smallest need is {need} ({smallest.name})")
-    return f"no level fits {'; '.join(limits)}. Allow more, or train a smaller core."
 
 
 def _quantity(name: str, value: float) -> str:
@@ -280,31 +231,24 @@ def _quantity(name: str, value: float) -> str:
     return f"{value:,} {name.removeprefix('max_')}"
 
 
-def render_levels(levels: Sequence[Level], budget: Budget, chosen: Level | None = None) -> str:
-    """A table with a row for each level: what it needs, and whether it fits, or why not."""
-    scored, timed = (any(getattr(level, name) is not None for level in levels) for name in ("score", "latency"))
+def render_levels(levels: Sequence[Level], limits: Limits, chosen: Level | None = None) -> str:
+    """Render a table with a row for each level: what it needs, and whether it fits, or why not."""
+    scored = any(level.score is not None for level in levels)
+    timed = any(level.quartiles_ms for level in levels)
     header = ["level", "parameters", "size (MB)", *(["latency (ms)", "quartiles (ms)"] if timed else [])]
     rows = []
     for level in levels:
-        row = [level.name, f"{level.parameters:,}", f"{level.size_bytes * 1e-6:,.3f}"]
+        over = " and ".join(_quantity(name, limits[name]) for name in level.exceeded(limits))
+        row = [level.name, f"{level.needs['max_parameters']:,}", f"{level.needs['max_bytes'] * 1e-6:,.3f}"]
         if timed:
-            middle, low, high = (1e3 * level.latency[name] for name in ("median", "low", "high"))
-            row += [f"{middle:,.1f}", f"{low:,.1f} to {high:,.1f}"]
-        if scored:
-            row.append(number(level.score, 1, 2))
-        rows.append([*row, _verdict(level, budget, chosen)])
+            row += [f"{level.needs['max_latency_ms']:,.1f}", "{:,.1f} to {:,.1f}".format(*level.quartiles_ms)]
+        row += [number(level.score, 1, 2)] if scored else []
+        rows.append([*row, f"no, over {over}" if over else "yes, chosen" if level == chosen else "yes"])
     return align([*header, *(["score"] if scored else []), "fits the budget"], rows)
 
 
-def _verdict(level: Level, budget: Budget, chosen: Level | None) -> str:
-    over = [f"{_quantity(name, getattr(budget, name))}" for name in level.exceeded(budget)]
-    if over:
-        return f"no, over {' and '.join(over)}"
-    return "yes, chosen" if level == chosen else "yes"
-
-
 def copy_export(level: Level, directory: str | os.PathLike) -> None:
-    """Copies a level's export, whole or not at all.
+    """Copy a level's export, whole or not at all.
 
     Args:
         level: as `choose_level` returns it.
@@ -326,27 +270,20 @@ def copy_export(level: Level, directory: str | os.PathLike) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def parse_parameters(text: str) -> int:
-    """A number of parameters: `5000000`, `5e6`, `5M`; k, M and B are thousands, millions and billions (10^9).
+def parse_limit(name: str, text: str) -> int:
+    """Read a limit: `5000000`, `5e6` or `5M` parameters, `20000000`, `2e7`, `20MB` or `20MiB` bytes.
+
+    Args:
+        name: `"max_parameters"` (k, M and B are 10^3, 10^6 and 10^9) or `"max_bytes"` (kB, MB and GB are powers of
+            1000, KiB, MiB and GiB of 1024).
+        text: what a person wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, such as `20M` bytes, which leaves open which of the two.
     """
-    return _parse("max_parameters", text, _THOUSANDS, "5000000, 5e6, or 5M (k, M, B: 10^3, 10^6, 10^9)")
-
-
-def parse_bytes(text: str) -> int:
-    """A number of bytes: `20000000`, `2e7`, `20MB`, `20MiB`; kB, MB, GB are powers of 1000, KiB, MiB, GiB of 1024.
-
-    Raises:
-        ValueError: it is something else, such as `20M`, which leaves open which of the two.
-    """
-    return _parse("max_bytes", text, _BYTES, "20000000, 2e7, 20MB (10^6) or 20MiB (2^20)")
-
-
-def _parse(name: str, text: str, units: dict[str, int], examples: str) -> int:
+    units = _UNITS[name]
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?) ?([A-Za-z]*)", text.strip(), re.ASCII)
-    value = Fraction(match[1]) * units[match[2]] if match and match[2] in units else Fraction(0)
-    if value < 1 or value.denominator != 1:
-        raise ValueError(f"{name}={text!r} is not a whole number above 0; write one such as {examples}.")
+    value = Decimal(match[1]) * units[match[2]] if match and match[2] in units else Decimal(0)
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name}={text!r} is not a whole number above 0; write one such as {_EXAMPLES[name]}.")
     return int(value)

@@ -10,8 +10,8 @@ import torch
 from tqdm import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoint import longest_input, with_generation_defaults
 from ..data import pad_rows
+from ..remote_code import longest_input, with_generation_defaults
 
 
 def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict:

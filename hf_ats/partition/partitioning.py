@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from ..remote_code.attention_ats import allow_narrow_keys_, check_attention
+from ..remote_code import allow_narrow_keys_, check_attention
 from .config import ADAPTER, PartitionConfig
 from .levels import find_partition, is_partitioned, unwrapped
 from .presets import find_targets, longest_match

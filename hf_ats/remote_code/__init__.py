@@ -1,1 +1,25 @@
-"""The code that goes along with a core, so that it loads where this package is not: torch and transformers alone."""
+"""What belongs here travels with a core, so that it loads where this package is not: torch and transformers only.
+
+The files are copied by name into checkpoints, so they import nothing but each other.
+"""
+
+from . import modeling_ats
+from .attention_ats import allow_narrow_keys_, check_attention
+from .pipeline_ats import (
+    ATSTranslationPipeline,
+    language_codes,
+    language_id,
+    longest_input,
+    with_generation_defaults,
+)
+
+__all__ = [
+    "ATSTranslationPipeline",
+    "allow_narrow_keys_",
+    "check_attention",
+    "language_codes",
+    "language_id",
+    "longest_input",
+    "modeling_ats",
+    "with_generation_defaults",
+]

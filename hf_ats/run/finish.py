@@ -8,7 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..checkpoint import check_replaceable, export_level
 from ..evaluation import decoding_settings, encode_sentences, measure_networks
-from ..remote_code.pipeline_ats import language_codes
+from ..remote_code import language_codes
 from ..results import (
     build_results,
     fingerprint,

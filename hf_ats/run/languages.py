@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..remote_code.pipeline_ats import language_codes, language_id
+from ..remote_code import language_codes, language_id
 
 
 def set_languages_(

@@ -4,10 +4,11 @@ import sys
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoint import check_core_class, longest_input
+from ..checkpoint import check_core_class
 from ..data import TokenBudgetBatchSampler, load_corpus, sequence_lengths, tokenize_corpus
 from ..evaluation import decoding_settings
 from ..partition import num_levels
+from ..remote_code import longest_input
 from ..results import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainingArguments, refuse_another_partition, trained_levels
 from .flags import CardArguments, DataArguments, ModelArguments
