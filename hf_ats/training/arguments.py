@@ -65,7 +65,7 @@ class _AlternatingArguments:
     )
 
     def changed_fields(self) -> dict:
-        """The fields that were given a value other than their default, JSON-ready: what a report of a run has to name.
+        """Return the fields that were given a value other than their default, JSON-ready, for the report of a run.
 
         Secrets (`hub_token`, ...) are left out, and so is `output_dir`, which has no default.
         """

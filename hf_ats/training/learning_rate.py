@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def inverse_sqrt_schedule(optimizer: Optimizer, warmup_init_lr: float, warmup_steps: int) -> LambdaLR:
-    """The inverse square root schedule of the code base behind the paper (fairseq).
+    """Return the inverse square root schedule of the code base behind the paper (fairseq).
 
     With `lr` the optimizer's learning rate, `W` the `warmup_steps`, and `n` the number of optimizer steps done before,
     step `n` (the first one is 0) runs at

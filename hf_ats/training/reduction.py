@@ -10,7 +10,7 @@ _BUCKET_BYTES = 25 * 2**20
 
 
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> int:
-    """Averages the gradients of `parameters` over all processes, in place, as DistributedDataParallel does.
+    """Average the gradients of `parameters` over all processes, in place, as DistributedDataParallel does.
 
     Every process must pass the same parameters in the same order, and have a gradient for the same ones.
 
@@ -33,7 +33,7 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> int:
 
 @torch.no_grad()
 def broadcast_statistics(buffers: Iterable[torch.Tensor]) -> None:
-    """Gives every process the first one's floating-point buffers, in place: the statistics of batch normalizations.
+    """Give every process the first one's floating-point buffers, in place: the statistics of batch normalizations.
 
     DistributedDataParallel does this in the forward passes whose gradients it reduces itself.
     """
@@ -45,7 +45,7 @@ def broadcast_statistics(buffers: Iterable[torch.Tensor]) -> None:
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
-    """Groups of one dtype and device, each up to the bucket size (a larger tensor is a bucket of its own)."""
+    """Yield groups of one dtype and device, each up to the bucket size (a larger tensor is a bucket of its own)."""
     open_buckets: dict[tuple, list[torch.Tensor]] = {}
     sizes: dict[tuple, int] = {}
     for tensor in tensors:

@@ -23,7 +23,7 @@ _STEPS_IN_BACKWARD = ("lomo", "adalomo")
 
 
 def refuse_unkept_laws(trainer, trained: list[str]) -> None:
-    """Checks a trainer at the end of its construction.
+    """Check a trainer at the end of its construction.
 
     Args:
         trainer: the trainer.
@@ -67,7 +67,7 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
 
 
 def _refuse_sharding(trainer) -> None:
-    """FSDP version 1, and those options of version 2 under which a law or the request itself would be lost."""
+    """Refuse FSDP version 1, and those options of version 2 under which a law or the request itself would be lost."""
     if not trainer.is_fsdp_enabled:
         asked = trainer.args.fsdp or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
         if asked and trainer.args.world_size > 1:
@@ -114,7 +114,7 @@ def _refuse_sharding(trainer) -> None:
 
 
 def refuse_unsharded_evaluation(trainer) -> None:
-    """Under FSDP a model can be evaluated once it is sharded, which accelerate does together with its optimizer.
+    """Refuse to evaluate a model under FSDP before it is sharded, which accelerate does together with its optimizer.
 
     Raises:
         ValueError: the trainer evaluates under FSDP before it has trained.
@@ -127,7 +127,7 @@ def refuse_unsharded_evaluation(trainer) -> None:
 
 
 def refuse_second_training(trainer) -> None:
-    """Under FSDP the optimizer of a first training cannot be handed to a second.
+    """Refuse a second training under FSDP, which the optimizer of the first cannot be handed to.
 
     Raises:
         ValueError: the trainer has trained this model under FSDP before.
@@ -140,7 +140,7 @@ def refuse_second_training(trainer) -> None:
 
 
 def refuse_unpartitioned(model: nn.Module, schedule: str) -> None:
-    """An unpartitioned model can only be trained as it is.
+    """Refuse to train cores of an unpartitioned model.
 
     Raises:
         ValueError: `schedule` needs a core and the model has none.
@@ -169,7 +169,7 @@ def _refuse_metric_without_level(metric: str | None, trained: list[str], sets: l
 
 
 def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
-    """Compares the partition of a checkpoint to resume from with that of the model.
+    """Compare the partition of a checkpoint to resume from with that of the model.
 
     Raises:
         ValueError: they differ.

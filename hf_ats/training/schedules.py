@@ -63,7 +63,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def levels_at_step(schedule: str, step: int, num_levels: int, seed: int = 0) -> Levels:
-    """The levels that optimizer step `step` trains, in the order in which they run; the full level comes last.
+    """Return the levels that optimizer step `step` trains, in the order in which they run; the full level comes last.
 
     Args:
         schedule: a key of `SCHEDULES`.
@@ -86,15 +86,15 @@ def levels_at_step(schedule: str, step: int, num_levels: int, seed: int = 0) -> 
 
 
 def kinds_of_steps(schedule: str, num_levels: int) -> list[Levels]:
-    """Every combination of levels that a step of the schedule may train, each in the order in which they run."""
+    """Return every combination of levels that a step of the schedule may train, each in their order."""
     return SCHEDULES[schedule].kinds(num_levels)
 
 
 def trained_levels(schedule: str, num_levels: int) -> list[int]:
-    """The levels that the schedule ever trains, in order."""
+    """Return the levels that the schedule ever trains, in order."""
     return sorted(set().union(*kinds_of_steps(schedule, num_levels)))
 
 
 def _drawn(seed: int, step: int) -> int:
-    """An integer of 64 random bits: a hash, which is the same in every process and release of the libraries."""
+    """Return an integer of 64 random bits: a hash, which is the same in every process and release of the libraries."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8])

@@ -11,21 +11,18 @@ import copy
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..partition import find_partition, partition_structure_, partitioned_layers, stock_config, tie_as_
 
-if TYPE_CHECKING:  # inference does without accelerate, and imports this too
-    from accelerate import Accelerator
 
-
-def prepare_sharding_(model: nn.Module, accelerator: "Accelerator") -> None:
-    """What has to be done before an optimizer is made and `accelerator.prepare` shards the model, in place.
+def prepare_sharding_(model: nn.Module, accelerator: Accelerator) -> None:
+    """Do what has to be done before an optimizer is made and `accelerator.prepare` shards the model, in place.
 
     A model that is sharded already is left as it is.
 
@@ -41,7 +38,7 @@ def prepare_sharding_(model: nn.Module, accelerator: "Accelerator") -> None:
 
 
 def _choose_units(model: nn.Module, plugin) -> None:
-    """Names the classes of the units: the user's, or else the model's blocks; and always what cores do not call."""
+    """Name the classes of the units: the user's, or else the model's blocks; and always what cores do not call."""
     from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
     names = list(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
@@ -54,8 +51,8 @@ def _choose_units(model: nn.Module, plugin) -> None:
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
 
 
-def _shard_tied_(model: nn.Module, accelerator: "Accelerator") -> None:
-    """Makes one unit of all modules that share a parameter.
+def _shard_tied_(model: nn.Module, accelerator: Accelerator) -> None:
+    """Make one unit of all modules that share a parameter.
 
     accelerate would put an embedding and the output projection into one, and leave out the other embedding of an
     encoder-decoder, which PyTorch refuses. It takes what is sharded as it is.
@@ -82,7 +79,7 @@ def _shard_tied_(model: nn.Module, accelerator: "Accelerator") -> None:
 
 
 def _keep_gradient_hooks_(model: nn.Module) -> None:
-    """Carries the hooks on the gradients of parameters over to the parameters that sharding puts in their place.
+    """Carry the hooks on the gradients of parameters over to the parameters that sharding puts in their place.
 
     `keep_pad_row_zero_` sets one. They see the whole gradient of their process before it is reduced, as under
     DistributedDataParallel, so they go to the gathered parameter, which its module holds while it runs.
@@ -95,7 +92,7 @@ def _keep_gradient_hooks_(model: nn.Module) -> None:
 
 
 def _gradient_hooks(parameter: nn.Parameter) -> tuple[list, list]:
-    """The hooks that see the gradient before it goes to `.grad`, and those that see it there."""
+    """Return the hooks that see the gradient before it goes to `.grad`, and those that see it there."""
     before, after = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
     return list((before or {}).values()), list((after or {}).values())
 
@@ -111,14 +108,14 @@ def _hook_gathered(module: nn.Module, inputs, *, name: str, hooks: tuple[list, l
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `fully_shard` has been applied to the model."""
+    """Return whether `fully_shard` has been applied to the model."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
 
 
-def gathered_copy(model: nn.Module, accelerator: "Accelerator", model_class: type) -> PreTrainedModel | None:
-    """A copy of a sharded Transformers model that is not, on the CPU of the main process; None on the others.
+def gathered_copy(model: nn.Module, accelerator: Accelerator, model_class: type) -> PreTrainedModel | None:
+    """Return a copy of a sharded Transformers model that is not, on the CPU of the main process; None on the others.
 
     Every process must call it.
 
@@ -141,13 +138,13 @@ def gathered_copy(model: nn.Module, accelerator: "Accelerator", model_class: typ
 
 
 def whole(tensor: torch.Tensor | float) -> torch.Tensor | float:
-    """What a sharded tensor, such as the norm of sharded gradients, amounts to over all processes."""
+    """Return what a sharded tensor, such as the norm of sharded gradients, amounts to over all processes."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 @contextlib.contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Lets no gradient reach the parameters for the length of a `with` block; those that had none before keep none."""
+    """Let no gradient reach the parameters for the length of a `with` block; those that had none before keep none."""
     thawed = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in thawed:
         parameter.requires_grad_(False)

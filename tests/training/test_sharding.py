@@ -1,4 +1,4 @@
-"""What sharding carries over, without processes; tests/test_training_fsdp.py has the processes."""
+"""What sharding carries over, without processes; tests/training/test_fsdp.py has the processes."""
 
 from types import SimpleNamespace
 
