@@ -152,7 +152,14 @@ def find_recipe(name: str) -> Path:
 
 
 class _Words(yaml.BaseLoader):
-    """Reads every scalar as it is written, and null as None."""
+    """Reads every scalar as it is written, and null as None; refuses a key that is there twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice; keep one of them.")
+        return super().construct_mapping(node, deep)
 
 
 _Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|)$"), ["~", "n", ""])

@@ -240,6 +240,7 @@ def test_a_recipe_is_found_by_name_with_and_without_its_ending_and_as_a_file(tmp
         ("max_tokens: [1, 2]", "unrecognized arguments: 2"),
         ("schedule: alternate", "argument --schedule: invalid choice: 'alternate' (choose from"),
         ("seed: 1\nratios: [0.25", "while parsing a flow sequence"),
+        ("seed: 1\nseed: 2", "seed is there twice; keep one of them."),
         ("- seed", "this is not a mapping from flags to values; write lines such as `learning_rate: 5e-4`."),
         ("", "this is not a mapping from flags to values"),
         # What the arguments themselves refuse is said of the whole command line.
