@@ -65,7 +65,7 @@ build: $(VENV)/.created ## build the wheel into dist
 
 clean: ## remove caches, build products and the demo's run
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache runs/demo
-	find hf_ats scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks examples hf_ats scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
 	rm -rf $(VENV) $(VENV_TRANSFORMERS_4) $(VENV_LOWEST)
