@@ -61,7 +61,7 @@ def check_facts(facts: dict, where: str = "the facts of the card", complete: boo
         if not isinstance(code, str) or not re.fullmatch("[a-z]{2,3}", code):
             raise ValueError(
                 f"{where}: language {code!r} (--card_languages) is not a code by ISO 639, two or three small letters, "
-                " such as de or deu."
+                "such as de or deu."
             )
     return facts
 
