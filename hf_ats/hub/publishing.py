@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo, HfApi
 
 from ..partition import is_translation_model
-from ..results import read_results
+from ..results import RESULTS, read_results
 from .account import check_access
 from .push import push_run
 
@@ -139,7 +139,7 @@ def _refuse_unreported(trainer) -> None:
             "this trainer has not trained, so it has nothing to publish; call train() before, or publish the "
             f"finished run by hf_ats.hub.push_run({str(directory)!r}, NAME)."
         )
-    path = directory / "results.json"
+    path = directory / RESULTS
     if path.is_file():
         results = read_results(path)
         # The steps alone could be those of an earlier run with the same arguments.

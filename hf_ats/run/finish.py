@@ -10,6 +10,7 @@ from ..checkpoint import check_replaceable, export_level
 from ..evaluation import decoding_settings, encode_sentences, measure_networks
 from ..remote_code import language_codes
 from ..results import (
+    RESULTS,
     build_results,
     fingerprint,
     plot_training,
@@ -112,7 +113,7 @@ def report_trained(
         check_replaceable(directory)
     run_id, weights = _reported_before(output_dir)
     # They must not stay beside the exports of another training, should this report not come to its end.
-    (output_dir / "results.json").unlink(missing_ok=True)
+    (output_dir / RESULTS).unlink(missing_ok=True)
     exports = {}
     for name, directory in directories.items():
         logger.info("Exporting %s", directory)
@@ -170,7 +171,7 @@ def report_trained(
     )
     if run_id is not None and _weights(results) == weights:  # the same run, which may be on the Hub already
         results["run_id"] = run_id
-    write_results(output_dir / "results.json", results)
+    write_results(output_dir / RESULTS, results)
     state.save_to_json(output_dir / "trainer_state.json")  # before the scores, which are no part of its curves
     write_report_page(output_dir)
     trainer.log(_final_scores(levels))
@@ -188,7 +189,7 @@ def show_report(results: dict) -> str:
 def _reported_before(output_dir: Path) -> tuple[str | None, dict]:
     """The run's id and the hashes of its weights, if a run was reported there before."""
     try:
-        results = read_results(output_dir / "results.json")
+        results = read_results(output_dir / RESULTS)
     except (OSError, ValueError):
         return None, {}
     return results.get("run_id"), _weights(results)
