@@ -1,7 +1,7 @@
 """Exports in the runtimes that serve models: CTranslate2, and ONNX Runtime through a graph of our own.
 
-Both are optional: `pip install ".[deploy]"`. Every network here decodes a given number of tokens, so that all do
-equal work; a runtime's own rules for when a sentence is done are left out.
+Both are optional: `pip install ".[deploy]"`. `decode` of every network gives a given number of tokens, so that all do
+equal work; it leaves out a runtime's own rules for when a sentence is done.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ RUNTIMES = {"ctranslate2": ("ctranslate2",), "onnxruntime": ("onnxruntime", "onn
 
 
 def require_runtime(name: str) -> None:
-    """Imports what a runtime takes.
+    """Import what a runtime takes.
 
     Raises:
         ValueError: there is no such runtime, or a package is not installed.
@@ -42,10 +42,10 @@ def require_runtime(name: str) -> None:
 
 
 def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLike, quantization: str) -> None:
-    """Writes an export of Marian's own class as CTranslate2 reads it: full, core-dense, a core of fewer neurons.
+    """Write an export of Marian's own class as CTranslate2 reads it: full, core-dense, a core of fewer neurons.
 
     CTranslate2's Marian loader drops the last row of the vocabulary and starts decoding from zeros, so `<pad>` must be
-    the last id and its row zero, as `build_model` has it.
+    the last id and its row zero, as in the models that a run builds.
 
     Args:
         directory: an export whose class is Marian's.
@@ -53,8 +53,8 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
         quantization: `"float32"`, `"int8"`, or another type of CTranslate2.
 
     Raises:
-        ValueError: the export is a core of a class of ours, whose layers CTranslate2 lacks; its vocabularies are
-            separate, or `<pad>` is elsewhere, so that its output would differ.
+        ValueError: CTranslate2 lacks the layers of the export, a core of a class of ours; or its output would differ,
+            since the vocabularies are separate or `<pad>` is elsewhere.
     """
     from ctranslate2.converters import TransformersConverter
 
@@ -95,32 +95,31 @@ class CTranslate2Network:
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
-        """`length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, without padding."""
-        pieces = [self._tokenizer.convert_ids_to_tokens(row) for row in input_ids.tolist()]
+        """Return `(batch, length)` ids, the best hypothesis for each row of `input_ids` `(batch, source)` unpadded."""
+        return torch.tensor(self._best(input_ids.tolist(), num_beams, shortest=length, longest=length))
+
+    def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
+        """Return the ids of the best hypothesis for one source, which ends by itself; no start, end or padding."""
+        (best,) = self._best([source], num_beams, shortest=0, longest=longest)
+        return best
+
+    def _best(self, sources: list[list[int]], num_beams: int, *, shortest: int, longest: int) -> list[list[int]]:
         results = self._translator.translate_batch(
-            pieces,
+            [self._tokenizer.convert_ids_to_tokens(source) for source in sources],
             beam_size=num_beams,
-            min_decoding_length=length,
-            max_decoding_length=length,
+            min_decoding_length=shortest,
+            max_decoding_length=longest,
             max_input_length=0,
             max_batch_size=0,
         )
-        return torch.tensor([self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results])
-
-    def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
-        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding."""
-        pieces = [self._tokenizer.convert_ids_to_tokens(source)]
-        (result,) = self._translator.translate_batch(
-            pieces, beam_size=num_beams, min_decoding_length=0, max_decoding_length=longest
-        )
-        return self._tokenizer.convert_tokens_to_ids(result.hypotheses[0])
+        return [self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
 
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None:
-    """Writes a Marian export, a core too, as two ONNX graphs: `encoder.onnx` and `decoder.onnx`.
+    """Write a Marian export, a core too, as two ONNX graphs: `encoder.onnx` and `decoder.onnx`.
 
     The encoder's outputs are the keys and values of every decoder layer's attention to the source, each
     `(batch, heads, source, size)`, so they are computed once. The decoder is one step: it takes the last ids
@@ -173,7 +172,7 @@ def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's warnings of packages that nothing here uses, and of its own deprecated calls."""
+    """Silence the exporter's warnings of packages that nothing here uses, and of its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -209,30 +208,26 @@ class OnnxNetwork:
         self._takes = {entry.name: entry.shape for entry in self._decoder.get_inputs()}
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
-        """`length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, without padding.
+        """Return `(batch, length)` ids, the best hypothesis for each row of `input_ids` `(batch, source)` unpadded.
 
-        As `generate` of transformers does it: neither end of sentence nor `<pad>` is chosen, though both keep their
-        share of the probability.
+        As in `generate` of transformers neither end of sentence nor `<pad>` is chosen, though both keep their share of
+        the probability.
         """
         config, batch = self._config, len(input_ids)
         mask = np.ones(input_ids.shape, dtype=np.int64)
         source = self._encoder.run(None, {"input_ids": input_ids.numpy(), "attention_mask": mask})
-        mask, *source = (np.repeat(values, num_beams, axis=0) for values in (mask, *source))
-        given = {"attention_mask": mask, **dict(zip(self._source, source, strict=True))}
-        given = {name: values for name, values in given.items() if name in self._takes}
-        own = []
-        for name in self._own:
-            _, heads, _, size = self._takes[name]
-            own.append(np.zeros((batch * num_beams, heads, 0, size), dtype=np.float32))
+        given = dict(zip(["attention_mask", *self._source], [mask, *source], strict=True))
+        given = {name: np.repeat(given[name], num_beams, axis=0) for name in given if name in self._takes}
+        heads_and_sizes = [self._takes[name][1::2] for name in self._own]
+        own = [np.zeros((batch * num_beams, heads, 0, size), np.float32) for heads, size in heads_and_sizes]
         ids = np.full((batch * num_beams, 1), config.decoder_start_token_id)
         # All beams of a sentence start alike, so all but one are kept out of the first step.
         scores = np.where(np.arange(num_beams) == 0, 0.0, -np.inf).astype(np.float32) + np.zeros((batch, 1))
         rows = np.arange(batch)[:, None] * num_beams
         chosen = np.empty((batch * num_beams, 0), dtype=np.int64)
         for _ in range(length):
-            logits, *own = self._decoder.run(
-                None, {"input_ids": ids, **given, **dict(zip(self._own, own, strict=True))}
-            )
+            inputs = {"input_ids": ids, **given, **dict(zip(self._own, own, strict=True))}
+            logits, *own = self._decoder.run(None, inputs)
             if num_beams > 1:
                 logits = torch.from_numpy(logits).log_softmax(-1).numpy()
             logits[:, [config.eos_token_id, config.pad_token_id]] = -np.inf
@@ -250,13 +245,13 @@ class OnnxNetwork:
 
 
 def _names(config) -> tuple[list[str], list[str], list[str]]:
-    """Of the decoder's own keys and values before and after a step, and of the source's, layer by layer."""
+    """Return the names of the decoder's own keys and values before and after a step, and of the source's."""
     layers = [f"{layer}.{part}" for layer in range(config.decoder_layers) for part in ("keys", "values")]
     return tuple([f"{prefix}.{name}" for name in layers] for prefix in ("past", "present", "source"))
 
 
 def _in_heads(attention: nn.Module, projection: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Keys or values of `hidden` `(batch, tokens, width)`: `(batch, heads, tokens, size)`, any size of heads."""
+    """Return keys or values `(batch, heads, tokens, size)` of `hidden` `(batch, tokens, width)`, any size of heads."""
     return projection(hidden).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
@@ -267,11 +262,8 @@ class _Encoder(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        outputs = []
-        for attention in (layer.encoder_attn for layer in self.decoder.layers):
-            for projection in (attention.k_proj, attention.v_proj):
-                outputs.append(_in_heads(attention, projection, hidden))
-        return tuple(outputs)
+        attentions = [layer.encoder_attn for layer in self.decoder.layers]
+        return tuple(_in_heads(each, linear, hidden) for each in attentions for linear in (each.k_proj, each.v_proj))
 
 
 class _DecoderStep(nn.Module):
@@ -298,6 +290,6 @@ class _DecoderStep(nn.Module):
 
 def _cache(keys_and_values) -> DynamicCache:
     cache = DynamicCache()
-    for layer in range(len(keys_and_values) // 2):
-        cache.update(keys_and_values[2 * layer], keys_and_values[2 * layer + 1], layer)
+    for layer, (keys, values) in enumerate(zip(keys_and_values[::2], keys_and_values[1::2], strict=True)):
+        cache.update(keys, values, layer)
     return cache
