@@ -129,6 +129,7 @@ def test_any_sentences_of_the_same_lengths_may_meet():
     assert len(met) == 15
 
 
+@pytest.mark.law(number=2)
 def test_the_order_is_a_function_of_seed_and_epoch_alone():
     one, other = make(seed=7), make(seed=7)
     epoch(one, 0), epoch(one, 3)
@@ -235,6 +236,7 @@ def shard(sampler: TokenBudgetBatchSampler, num_processes: int, rank: int, skip:
     return list(skip_first_batches(loader, skip) if skip else loader)
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_accelerate_deals_every_sentence_out_once(num_processes):
     sampler = make(num_replicas=num_processes)
@@ -260,6 +262,7 @@ def test_accelerate_passes_the_epoch_on(num_processes):
     assert list(loader) == epoch(make(num_replicas=num_processes), 5)[::num_processes]
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_skipping_batches_of_an_epoch_gives_the_rest_of_it(num_processes):
     for rank in range(num_processes):

@@ -93,6 +93,7 @@ def exports(tmp_path_factory):
     return folder, reports, images, {name: tensor.detach() for name, tensor in logits.items()}
 
 
+@pytest.mark.law(number=6)
 def test_exports_compute_what_the_model_computes(exports):
     folder, reports, images, logits = exports
     assert not torch.equal(logits["full"], logits["core"])
@@ -145,6 +146,7 @@ ALONE = """
 """
 
 
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("interpreter", {"5": sys.executable, "4": TRANSFORMERS_4}.values(), ids=["5", "4"])
 def test_exports_work_where_the_package_is_not(exports, interpreter, tmp_path):
     folder, _, _, _ = exports
@@ -164,6 +166,7 @@ def test_exports_work_where_the_package_is_not(exports, interpreter, tmp_path):
         assert json.loads((again / "config.json").read_text())["auto_map"]
 
 
+@pytest.mark.law(number=9)
 def test_a_partitioned_checkpoint_is_read_whole(tmp_path):
     model, images = partitioned_resnet((0.25, 0.5)).eval(), torch.rand(2, 3, 8, 8)
     model.save_pretrained(tmp_path)
@@ -174,6 +177,7 @@ def test_a_partitioned_checkpoint_is_read_whole(tmp_path):
             assert torch.equal(again(images).logits, model(images).logits)
 
 
+@pytest.mark.law(number=9)
 def test_a_partitioned_checkpoint_is_not_taken_for_a_stock_one(tmp_path):
     partitioned_resnet().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

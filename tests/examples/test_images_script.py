@@ -93,6 +93,7 @@ def test_a_checkpoint_is_exported_and_chosen_from_with_its_processor(trained, tm
         assert (tmp_path / directory / processor).read_text() == (trained / name / processor).read_text()
 
 
+@pytest.mark.law(number=2)
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_end(trained, tmp_path, monkeypatch):
     output_dir = trained
     more = f"--max_steps 4 --save_steps 2 --resume_from_checkpoint {output_dir / 'checkpoint-2'}"

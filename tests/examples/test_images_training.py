@@ -45,6 +45,7 @@ def statistics_of(model, level: int) -> set[str]:
     return {name for name, _ in model.named_buffers() if f".norms.{level}." in name}
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("ratios", [(0.5,), (0.25, 0.75)])
 def test_a_step_moves_its_level_alone(tmp_path, ratios):
     model = partitioned_resnet(ratios)
@@ -64,6 +65,7 @@ def test_a_step_moves_its_level_alone(tmp_path, ratios):
         assert_moved(before, after, taking_part | statistics_of(model, level))
 
 
+@pytest.mark.law(number=7)
 @pytest.mark.parametrize("schedule", ["alternating", "slimmable", "core", "full"])
 def test_the_trainer_is_the_plain_loop(tmp_path, schedule):
     data, reference = PlainImages(labelled_images()), partitioned_resnet().train()
@@ -90,6 +92,7 @@ def test_momentum_and_its_like_reach_the_optimizer(tmp_path):
     assert sgd(other) is None and other.optim_args is None
 
 
+@pytest.mark.law(number=2)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     def run(directory, **fields):
         model = partitioned_resnet()
@@ -119,6 +122,7 @@ class Plain(nn.Module):
         return ImageClassifierOutputWithNoAttention(logits=self.layer(pixel_values.flatten(1)))
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_does_not_depend_on_how_a_batch_is_cut(tmp_path, smoothing):
     weights = []
@@ -140,6 +144,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut(tmp_path, smoothing):
         assert_same_weights(weights[0], other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.law(number=8)
 def test_the_stock_loss_of_the_network_is_not_multiplied_by_accumulation(tmp_path):
     gradients = []
     for size, pieces in ((8, 1), (4, 2)):
@@ -172,6 +177,7 @@ class WatchGradients(TrainerCallback):
         self.gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.law(number=8)
 def test_the_loss_is_per_image_of_the_step():
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     output = ImageClassifierOutputWithNoAttention(logits=logits)

@@ -161,6 +161,7 @@ ELSEWHERE = """
 """
 
 
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("version", INTERPRETERS)
 def test_pairs_are_pulled_where_the_package_is_not_installed_and_once_pulled_without_a_network(
     version, hub, runs, expected, tmp_path

@@ -162,6 +162,7 @@ def test_a_level_that_the_run_has_not(run, hub):
     )
 
 
+@pytest.mark.law(number=9)
 @pytest.mark.parametrize("gone", ["core", "core/modeling_ats.py", "core/export.json"])
 def test_an_export_that_is_not_complete(run, hub, gone):
     path = run / gone
@@ -169,6 +170,7 @@ def test_an_export_that_is_not_complete(run, hub, gone):
     refuse(hub, run, "run/core holds no complete export .*hf-ats export, or train to the end", ValueError)
 
 
+@pytest.mark.law(number=9)
 def test_weights_that_are_cut_off(run, hub):
     weights = run / "full/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

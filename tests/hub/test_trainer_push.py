@@ -90,6 +90,7 @@ def test_arguments_of_the_call_come_first(trained, hub):
     assert sorted(hub.repositories["bob/pair-core"].refs) == ["main", "v2"]
 
 
+@pytest.mark.law(number=9)
 def test_the_partitioned_model_is_never_published(tokenizer, hub, tmp_path):
     trainer = trainer_of(tokenizer, tmp_path / "pair", push_to_hub=True, save_strategy="steps", save_steps=1)
     assert hub.repositories == {}  # nothing is made before there is something to put in it
@@ -140,6 +141,8 @@ def test_token_and_name_are_checked_when_the_trainer_is_made(tokenizer, hub, tmp
     assert hub.repositories == {}
 
 
+@pytest.mark.law(number=9)
+@pytest.mark.law(number=10)
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_strategies_that_publish_checkpoints(strategy, tokenizer, hub, tmp_path):
     with pytest.raises(ValueError, match=f"hub_strategy='{strategy}' publishes checkpoints.*write hub_strategy='end'"):

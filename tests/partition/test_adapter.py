@@ -65,6 +65,7 @@ def adapter(tmp_path_factory):
     return save_adapter(tmp_path_factory.mktemp("adapter"), **CONFIGS["own ranks"])
 
 
+@pytest.mark.law(number=3)
 @pytest.mark.parametrize(
     ("family", "kind"),
     [("marian", kind) for kind in CONFIGS] + [(family, "own ranks") for family in FAMILIES if family != "marian"],
@@ -124,6 +125,7 @@ def test_half_precision_is_rounded_once(tmp_path):
         torch.testing.assert_close(layer.V[0], product.to(torch.bfloat16), **EXACT)
 
 
+@pytest.mark.law(number=3)
 def test_an_untrained_adapter_changes_nothing_and_its_core_is_the_shared_parameters(tmp_path):
     base = tiny_model("marian")
     batch = probe_batch(base)
@@ -201,6 +203,7 @@ def test_of_a_ladder_the_largest_core_comes_back(tmp_path):
             assert torch.equal(one, other), name
 
 
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_full_export_is_what_peft_merges(family, tmp_path):
     adapted = adapt(tiny_model(family), **CONFIGS["own ranks"])

@@ -80,6 +80,7 @@ def test_table_3():
 # ---- What is counted ----
 
 
+@pytest.mark.law(number=5)
 @pytest.mark.parametrize("ratios", [(0.5,), (0.25, 0.75)])
 def test_every_level_of_a_network_of_convolutions_counts_what_runs(ratios):
     model = partitioned_resnet(ratios)

@@ -17,6 +17,7 @@ from tests.support.laws import snapshot
 from tests.support.models import pictures, tiny_resnet
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("geometry", [dict(), dict(stride=2, padding=1), dict(padding=(2, 1), dilation=(1, 2))])
 def test_a_convolution_has_the_first_channels_of_each_level(geometry, bias):
@@ -38,6 +39,7 @@ def test_a_convolution_has_the_first_channels_of_each_level(geometry, bias):
         assert live == {id(p) for p in layer.parameters() if p.grad is not None}
 
 
+@pytest.mark.law(number=1)
 def test_each_level_has_a_batch_normalization_of_its_own():
     norm = nn.BatchNorm2d(6)
     with torch.no_grad():
@@ -63,6 +65,7 @@ def test_each_level_has_a_batch_normalization_of_its_own():
     assert layer.stock_state(0).keys() == norm.state_dict().keys()
 
 
+@pytest.mark.law(number=3)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_convolutional_network_computes_what_it_did_and_its_core_what_a_narrow_one_does(training):
     model, narrow = tiny_resnet().train(training), tiny_resnet()

@@ -65,6 +65,8 @@ def ladder(request):
     return model, FlopsLedger(model)
 
 
+@pytest.mark.law(number=4)
+@pytest.mark.law(number=5)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_every_level_counts_what_runs(ladder, shape):
     model, ledger = ladder
@@ -89,6 +91,7 @@ def test_the_shapes_lie_on_both_sides_of_the_merge(ladder):
 WIDTHS = PartitionConfig(method="width", ratios=[0.25, 0.5])
 
 
+@pytest.mark.law(number=5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_narrower_layers_count_what_runs(family):
     model = partition_(eager_model(family), WIDTHS)

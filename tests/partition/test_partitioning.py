@@ -33,6 +33,7 @@ LADDERS = ["rank ladder", "width ladder"]
 EXPECTED_LAYERS = {"marian": 20, "bart": 20, "m2m_100": 20, "t5": 20}
 
 
+@pytest.mark.law(number=3)
 @pytest.mark.parametrize(
     ("partition", "init"),
     [
@@ -79,6 +80,7 @@ def trainable(parameters):
     return {name for name, parameter in parameters.items() if parameter.requires_grad}
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("partition", LADDERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_backward_pass_reaches_the_mask_of_its_level_and_nothing_else(family, partition):
@@ -231,6 +233,7 @@ def test_a_model_is_partitioned_once(wrapped, partition):
         partition_(model, LADDER)
 
 
+@pytest.mark.law(number=9)
 @pytest.mark.parametrize("partition", LADDERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plain_save_is_complete_and_no_stock_class_takes_it_for_its_own(family, partition, tmp_path):

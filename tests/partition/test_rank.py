@@ -14,6 +14,7 @@ def make_layer(init="svd", bias=True, dtype=torch.float32, ranks=RANKS):
     return linear, PartitionedRankLinear.from_linear(linear, ranks, init)
 
 
+@pytest.mark.law(number=3)
 @pytest.mark.parametrize("init", ["svd", "random"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("tokens", [1, 500], ids=["per token", "merged"])
@@ -25,6 +26,7 @@ def test_at_full_level_it_computes_what_the_linear_layer_did(init, bias, tokens)
     assert layer.V[0].abs().max() > 0.01  # V U is not the zero map
 
 
+@pytest.mark.law(number=3)
 def test_the_svd_start_is_the_best_approximation_of_each_rank():
     linear, layer = make_layer()
     left, values, right = torch.linalg.svd(linear.weight)
@@ -41,6 +43,7 @@ def test_random_factors_have_the_scale_of_the_weight():
     assert abs(layer.U[0].std() / layer.V[0].std() - 1) < 0.1
 
 
+@pytest.mark.law(number=3)
 @pytest.mark.parametrize("init", ["svd", "random"])
 def test_a_core_can_leave_a_weight_that_is_zero_or_of_low_rank(init):
     linear = nn.Linear(INPUTS, OUTPUTS)
@@ -55,6 +58,7 @@ def test_a_core_can_leave_a_weight_that_is_zero_or_of_low_rank(init):
     assert moves.all()
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("tokens", [1, 500])
 def test_every_level_computes_its_own_sum_and_leaves_the_other_gradients_at_none(tokens):
     _, layer = make_layer()
@@ -70,6 +74,7 @@ def test_every_level_computes_its_own_sum_and_leaves_the_other_gradients_at_none
         assert {name for name, p in layer.named_parameters() if p.grad is not None} == live
 
 
+@pytest.mark.law(number=4)
 def test_both_ways_to_the_full_level_have_the_same_gradients():
     _, layer = make_layer()
     layer = layer.double()
@@ -82,6 +87,7 @@ def test_both_ways_to_the_full_level_have_the_same_gradients():
         torch.testing.assert_close(merged, per_token)
 
 
+@pytest.mark.law(number=4)
 def test_the_choice_between_the_two_ways_follows_their_multiply_adds():
     layer = PartitionedRankLinear(512, 512, (16,))
     # Forming the weight: (16 + 1) 512^2; a token through U, V and the sum: 16 (512 + 512) + 512.
@@ -92,6 +98,7 @@ def test_the_choice_between_the_two_ways_follows_their_multiply_adds():
     assert almost_full_rank.merges(10**4, level=0) and not almost_full_rank.merges(10, level=0)
 
 
+@pytest.mark.law(number=4)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tokens", [1, 500])
 def test_under_autocast_the_sum_is_taken_before_the_cast(dtype, tokens):
@@ -115,6 +122,7 @@ def test_under_autocast_the_sum_is_taken_before_the_cast(dtype, tokens):
         assert output.dtype == dtype and output.isfinite().all()
 
 
+@pytest.mark.law(number=3)
 def test_half_precision_parameters_keep_the_full_layer():
     linear, layer = make_layer(dtype=torch.bfloat16)
     assert layer.weight.dtype == layer.U[0].dtype == torch.bfloat16
@@ -122,6 +130,7 @@ def test_half_precision_parameters_keep_the_full_layer():
     torch.testing.assert_close(layer.merged_weight(), linear.weight, rtol=2**-7, atol=2**-9)
 
 
+@pytest.mark.law(number=4)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_parameters_are_summed_in_float32(dtype):
     layer = PartitionedRankLinear(INPUTS, OUTPUTS, (6,), dtype=dtype)

@@ -179,6 +179,7 @@ def test_what_cannot_be_summed_is_refused():
         partition_(wide_and_deep(), PartitionConfig(ratios=[0.5], target_modules=["linear"]))
 
 
+@pytest.mark.law(number=1)
 def test_shared_parameters_are_the_cores_and_take_part_at_both_levels(tmp_path):
     model = sharing()
     shared = {"core.layers.2.weight", "core.layers.2.bias"}

@@ -28,6 +28,7 @@ from tests.support.versions import needs_5
 _SGD = pytest.param("sgd", marks=needs_5("transformers 4 takes no momentum from optim_args"))
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("optimizer", ["adamw_torch", _SGD])
 def test_a_core_step_leaves_the_extension_and_its_optimizer_state_bitwise_still(optimizer, tmp_path):
     watch = Watch()
@@ -83,6 +84,7 @@ def by_hand(schedule, steps, coefficient=1.0):
     return SummedNetworks(deep, wide)
 
 
+@pytest.mark.law(number=7)
 @pytest.mark.parametrize("schedule", ["alternating", "core", "slimmable", "random"])
 def test_the_trainer_makes_the_steps_of_a_plain_loop(schedule, tmp_path):
     trainer = summed_trainer(
@@ -126,6 +128,7 @@ def test_it_is_evaluated_at_both_levels_and_logs_both(tmp_path):
     assert logged >= {"loss_core", "loss_full", "grad_norm_core", "grad_norm_full"}
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize(("make", "stop"), [(wide_and_deep, 2), (sharing, 3)])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(make, stop, tmp_path):
     rows = examples()

@@ -32,6 +32,7 @@ def make_linear(shape, bias=True):
     return linear, PartitionedLinear.from_linear(linear, in_sizes, out_sizes, groups, filled)
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_level_computes_the_first_rows_of_each_group_and_columns_and_no_other_gradient(shape, bias):
@@ -61,6 +62,7 @@ def test_each_level_computes_the_first_rows_of_each_group_and_columns_and_no_oth
         assert layer.weight.shape == weight.shape and layer.weight.is_meta
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_blocks_hold_every_number_once_and_share_nothing_but_an_uncut_bias(shape):
     linear, layer = make_linear(shape)

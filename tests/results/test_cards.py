@@ -115,6 +115,7 @@ def test_the_lines_of_code_on_a_card_give_the_translations_of_the_run(name, runs
     assert len(set(levels)) == len(levels), "the levels can be told apart"
 
 
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("interpreter", [sys.executable, TRANSFORMERS_4], ids=["5", "4"])
 def test_what_a_card_says_of_a_world_without_this_package_is_so_there(interpreter, runs, tmp_path):
     run = runs("rank")

@@ -102,6 +102,7 @@ def through_pipeline(directory, **options) -> list[list[int]]:
     return [record["translation_token_ids"].tolist() for record in records]
 
 
+@pytest.mark.law(number=6)
 def test_core_and_full_translate_through_the_pipeline_as_the_trained_model_does(run):
     kind, output_dir, model, tokenizer = run
     found = {}

@@ -49,6 +49,7 @@ def test_results_and_table_hold_every_figure_of_every_level(trained):
     assert results["command"].startswith("hf-ats train --output_dir")
 
 
+@pytest.mark.law(number=2)
 def test_a_stopped_run_goes_on_to_the_same_weights(trained, corpus, tmp_path):
     shutil.copytree(trained.output_dir / "checkpoint-3", tmp_path / "checkpoint-3")
     more = "--max_steps 6 --save_steps 3 --speed_sentences 0 --resume_from_checkpoint True"

@@ -21,6 +21,7 @@ def two_processes(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -43,6 +44,7 @@ def test_two_processes_train_what_one_does(name, fields, two_processes, tmp_path
     )
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize("schedule", ["alternating", "slimmable"])
 def test_two_processes_share_gradients_and_the_batch_statistics_of_the_first(schedule, two_processes, tmp_path):
     ranks = [torch.load(two_processes / f"pictures_{schedule}{rank}.pt") for rank in (0, 1)]
@@ -55,12 +57,14 @@ def test_two_processes_share_gradients_and_the_batch_statistics_of_the_first(sch
     assert_moved(ranks[0], other, statistics)
 
 
+@pytest.mark.law(number=5)
 def test_reducing_the_core_alone_gives_bitwise_what_the_search_for_unused_parameters_gives(two_processes):
     assert_same_state(
         torch.load(two_processes / "alternating.pt"), torch.load(two_processes / "find_unused.pt"), rtol=0, atol=0
     )
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize(
     "stop", [2, 7], ids=["after an odd step of the first epoch", "after an even one of the second"]
 )
@@ -72,6 +76,7 @@ def test_a_resume_in_the_middle_of_an_epoch_is_exact(stop, two_processes):
     )
 
 
+@pytest.mark.law(number=5)
 def test_every_step_of_a_ladder_by_width_sends_its_level_alone(two_processes):
     model = partitioned(partition="width ladder")
     levels = ["full", "core", "level1", "level2"]
@@ -85,6 +90,7 @@ def test_every_step_of_a_ladder_by_width_sends_its_level_alone(two_processes):
         assert record["reduced_by_width"] == ([sizes[0], 0, 0, 0] * steps)[:steps]
 
 
+@pytest.mark.law(number=5)
 def test_a_core_step_sends_the_core_alone(two_processes):
     model = partitioned()
     bytes_of = {
@@ -102,6 +108,8 @@ def test_a_core_step_sends_the_core_alone(two_processes):
         assert core_steps == {(0, bytes_of["core"])}
 
 
+@pytest.mark.law(number=5)
+@pytest.mark.law(number=8)
 def test_a_sum_of_two_networks_trains_as_on_one_and_core_steps_send_the_core_alone(two_processes, tmp_path):
     trainer = summed_trainer(tmp_path, examples(), double=True)
     trainer.train()
@@ -114,6 +122,7 @@ def test_a_sum_of_two_networks_trains_as_on_one_and_core_steps_send_the_core_alo
         assert torch.load(two_processes / f"rank{rank}.pt")["sent_by_sum"] == [0, core] * 3
 
 
+@pytest.mark.law(number=8)
 def test_every_level_is_scored_on_every_sentence_once_as_on_one_process(two_processes, tmp_path):
     trainer = make_trainer(partitioned(), tmp_path, eval_dataset=sentences(7, seed=1))
     expected = trainer.evaluate()
@@ -158,6 +167,7 @@ def test_a_pretrained_model_whose_table_of_positions_was_left_unfrozen_trains(tw
     torch.testing.assert_close(after.float(), before)
 
 
+@pytest.mark.law(number=10)
 def test_dropping_layers_on_several_processes_is_refused(two_processes):
     for rank in (0, 1):
         assert torch.load(two_processes / f"rank{rank}.pt")["refused"].startswith("layerdrop=0.1 makes each process")

@@ -31,6 +31,7 @@ def ranks(two_processes) -> list[dict]:
     return [torch.load(two_processes / f"rank{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -57,6 +58,7 @@ def test_sharded_processes_train_what_one_does(name, fields, two_processes, tmp_
     assert_same_state(torch.load(two_processes / f"{name}.pt"), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.law(number=1)
 def test_a_core_step_leaves_every_shard_of_W_and_of_its_state_alone(ranks):
     W = {f"{name}.residual.weight" for name in partitioned_layers(partitioned())}
     for rank in ranks:
@@ -70,6 +72,7 @@ def test_a_core_step_leaves_every_shard_of_W_and_of_its_state_alone(ranks):
         assert_moved(states[2], states[3], [key for key in of_W if key.endswith("/step")])
 
 
+@pytest.mark.law(number=1)
 def test_what_takes_no_part_in_a_step_gets_no_gradient_on_any_process(ranks):
     for key, partition in (
         ("with_gradient", "rank"),
@@ -84,6 +87,7 @@ def test_what_takes_no_part_in_a_step_gets_no_gradient_on_any_process(ranks):
                 assert set(names) == {name for name, parameter in mask.items() if parameter.requires_grad}
 
 
+@pytest.mark.law(number=5)
 @pytest.mark.parametrize("partition", ["rank", "width"])
 def test_a_core_step_neither_gathers_nor_reduces_what_it_does_not_train(partition, ranks):
     model = partitioned(partition=partition).double()
@@ -112,17 +116,20 @@ def test_the_levels_and_micro_batches_of_a_step_are_reduced_once_together(ranks)
         assert {step["scattered"] for step in rank["slimmable_bytes"]} == {rank["bytes"]["rank"][0]["scattered"]}
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize(("kind", "stop"), [(kind, stop) for kind, stops in RESUMED_AT.items() for stop in stops])
 def test_a_resume_is_exact(kind, stop, two_processes):
     whole, resumed = (torch.load(two_processes / f"{name}_{kind}.pt") for name in ("whole", f"resumed{stop}"))
     assert_same_state(whole, resumed, rtol=0, atol=0)
 
 
+@pytest.mark.law(number=2)
 def test_a_resume_of_a_core_alone_is_exact_though_W_has_no_state(two_processes):
     whole, resumed = (torch.load(two_processes / f"{name}_core.pt") for name in ("whole", "resumed"))
     assert_same_state(whole, resumed, rtol=0, atol=0)
 
 
+@pytest.mark.law(number=9)
 @pytest.mark.parametrize("kind", RESUMED_AT)
 def test_a_checkpoint_of_the_training_is_complete(kind, two_processes):
     loaded = load_partitioned(two_processes / f"whole_{kind}" / "checkpoint-9").state_dict()
@@ -133,6 +140,7 @@ def test_a_checkpoint_of_the_training_is_complete(kind, two_processes):
             assert torch.equal(loaded[name], trained[name]), name
 
 
+@pytest.mark.law(number=9)
 @pytest.mark.parametrize("level", ["full", "core"])
 def test_exports_of_the_trained_and_of_the_saved_model_are_those_of_one_process(level, two_processes, tmp_path):
     one = partitioned()
@@ -145,6 +153,7 @@ def test_exports_of_the_trained_and_of_the_saved_model_are_those_of_one_process(
         assert_same_state(load_network(directory).state_dict(), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.law(number=8)
 def test_every_level_is_scored_and_decoded_as_on_one_process(ranks, tmp_path):
     model = partitioned().double()
     fields = dict(per_device_train_batch_size=4, weight_decay=0.1, label_smoothing_factor=0.1, max_steps=2)
@@ -179,6 +188,7 @@ def test_the_row_that_a_gradient_hook_protects_stays(two_processes, tmp_path):
     assert_same_state(trained, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.law(number=1)
 def test_in_bfloat16_the_weights_that_train_are_float32_and_W_stays_in_core_steps(ranks, two_processes, tmp_path):
     trainer = make_trainer(
         partitioned(),
@@ -200,6 +210,7 @@ def test_in_bfloat16_the_weights_that_train_are_float32_and_W_stays_in_core_step
             assert one["loss"] == pytest.approx(two["loss"], rel=2e-2)
 
 
+@pytest.mark.law(number=10)
 def test_what_cannot_be_had_is_refused(ranks):
     for rank in ranks:
         assert "would replicate the model without a word; drop the fsdp" in rank["refused"]["on the cpu"]

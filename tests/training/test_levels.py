@@ -75,6 +75,7 @@ def test_a_log_of_your_own_is_left_alone(tmp_path):
     assert "loss_core" not in trainer.state.log_history[-1]
 
 
+@pytest.mark.law(number=8)
 def test_accumulation_does_not_change_the_logged_loss(tmp_path):
     losses = []
     for size, accumulation in ((8, 1), (4, 2)):
@@ -111,6 +112,7 @@ def test_evaluation_scores_every_level_that_is_trained(schedule, levels, tmp_pat
     assert set(predictions.metrics) >= {f"test_{level}_loss" for level in levels}
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_evaluation_loss_is_per_token_of_the_whole_set_however_it_is_cut(smoothing, tmp_path):
     losses = []

@@ -45,6 +45,7 @@ def plain(logits, labels, label_smoothing):
     )
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize("at_once", [1, 25, 2**22], ids=["a row", "two rows and a rest", "all"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tests.support.models import partitioned, pictures, tiny_model, tiny_resnet
 from tests.support.training import arguments, make_trainer, plain_arguments, sentences
 
 
+@pytest.mark.law(number=10)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -25,6 +26,7 @@ def test_arguments_out_of_range_are_refused(fields, message, tmp_path):
         arguments(tmp_path, **fields)
 
 
+@pytest.mark.law(number=10)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -44,6 +46,7 @@ def test_what_would_break_silently_is_refused_at_construction(fields, message, t
         make_trainer(partitioned(), tmp_path, **fields)
 
 
+@pytest.mark.law(number=10)
 def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(ATSSeq2SeqTrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match=r"2 GPUs are visible to one process.*torchrun --nproc_per_node 2"):
@@ -74,6 +77,7 @@ def test_stock_arguments_are_refused(tmp_path):
         ATSSeq2SeqTrainer(partitioned(), Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True))
 
 
+@pytest.mark.law(number=10)
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
@@ -90,6 +94,7 @@ def test_launchers_that_break_a_law_are_refused(attribute, message, tmp_path):
         refuse_unkept_laws(trainer, ["core", "full"])
 
 
+@pytest.mark.law(number=10)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -117,6 +122,7 @@ def test_sharding_that_breaks_a_law_is_refused(options, message, tmp_path, monke
         refuse_unkept_laws(trainer, ["core", "full"])
 
 
+@pytest.mark.law(number=10)
 def test_a_batch_normalization_per_level_is_refused_under_sharding(tmp_path):
     from hf_ats.training.refusals import refuse_unkept_laws
 

@@ -13,14 +13,17 @@ from tests.support.models import partitioned
 from tests.support.training import make_trainer
 
 
+@pytest.mark.law(number=2)
 def test_even_steps_train_the_full_network_and_odd_steps_the_core():
     assert [levels_at_step("alternating", step, 2) for step in range(5)] == [(1,), (0,), (1,), (0,), (1,)]
 
 
+@pytest.mark.law(number=2)
 def test_over_a_ladder_full_and_the_cores_take_turns():
     assert [levels_at_step("alternating", step, 4) for step in range(6)] == [(3,), (0,), (1,), (2,), (3,), (0,)]
 
 
+@pytest.mark.law(number=2)
 def test_the_other_schedules_are_constant():
     for step in range(4):
         assert levels_at_step("core", step, 3) == (0,)
@@ -80,6 +83,7 @@ def test_a_sandwich_of_few_levels_is_slimmable(num_levels):
         assert levels_at_step("sandwich", step, num_levels) == levels_at_step("slimmable", step, num_levels)
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize("schedule", ["random", "sandwich"])
 def test_what_a_step_draws_depends_on_seed_and_step_alone(schedule):
     before = drawn(schedule, 5, seed=7)
@@ -92,6 +96,7 @@ def test_what_a_step_draws_depends_on_seed_and_step_alone(schedule):
     assert same < 1.5 / len(set(before))
 
 
+@pytest.mark.law(number=2)
 def test_draws_stay_as_they_are():
     # In every process and release: a checkpoint of today is resumed with what follows.
     assert [levels_at_step("random", step, 3)[0] for step in range(12)] == [2, 2, 0, 0, 2, 1, 2, 2, 2, 0, 1, 1]
@@ -101,6 +106,7 @@ def test_draws_stay_as_they_are():
 # ---- In the trainer, over four levels ----
 
 
+@pytest.mark.law(number=2)
 def test_the_trainer_draws_by_its_seed(tmp_path):
     def levels(seed):
         trainer = make_trainer(partitioned(partition="width ladder"), tmp_path, schedule="random", seed=seed)
@@ -149,6 +155,7 @@ def test_the_coefficient_scales_steps_of_cores_alone_and_the_log_says_so(schedul
         assert logged == expected
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize("stop", [1, 2, 5])
 @pytest.mark.parametrize("schedule", ["random", "sandwich"])
 def test_a_run_resumed_after_any_step_draws_on(schedule, stop, tmp_path):

@@ -110,12 +110,14 @@ _IN_DOUBLE = [
 ]
 
 
+@pytest.mark.law(number=7)
 @pytest.mark.parametrize("partition", ["rank", "width"])
 @pytest.mark.parametrize("family", _IN_DOUBLE)
 def test_steps_of_the_trainer_are_steps_of_the_reference(family, partition, tmp_path):
     assert_trainer_is_reference(family, tmp_path, partition=partition, weight_decay=0.1, label_smoothing_factor=0.1)
 
 
+@pytest.mark.law(number=7)
 @pytest.mark.parametrize(
     ("fields", "levels"),
     [
@@ -151,6 +153,7 @@ def test_each_schedule_and_setting_is_the_reference(fields, levels, tmp_path):
     assert_trainer_is_reference("marian", tmp_path, levels, weight_decay=0.1, **fields)
 
 
+@pytest.mark.law(number=7)
 def test_a_learning_rate_schedule_runs_over_all_steps_and_the_coefficient_over_core_steps(tmp_path):
     assert_trainer_is_reference(
         "marian",
@@ -164,6 +167,7 @@ def test_a_learning_rate_schedule_runs_over_all_steps_and_the_coefficient_over_c
 # ---- Law 1: what a step may change ----
 
 
+@pytest.mark.law(number=1)
 @pytest.mark.parametrize(
     ("partition", "optimizer"),
     [
@@ -208,6 +212,7 @@ def test_a_core_step_leaves_the_rest_its_moments_and_its_step_count_bitwise_stil
             assert names and {int(watch.states[-1][f"{name}/step"]) for name in names} == {steps}
 
 
+@pytest.mark.law(number=1)
 @needs_5("transformers 4 takes no momentum from optim_args")
 @pytest.mark.parametrize("schedule", ["alternating", "slimmable"])
 def test_each_level_of_a_convolutional_network_has_statistics_that_no_other_steps_change(schedule, tmp_path):
@@ -256,6 +261,7 @@ def test_the_model_is_at_full_level_outside_the_steps(tmp_path):
 # ---- Law 8: the loss does not depend on how a batch is cut ----
 
 
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize(
     ("family", "smoothing", "partition"),
     [
@@ -301,6 +307,7 @@ ACCUMULATION = dict(gradient_accumulation_steps=2, per_device_train_batch_size=3
 TOKENS = dict(max_tokens=64)
 
 
+@pytest.mark.law(number=2)
 @pytest.mark.parametrize(
     ("partition", "fields", "stop"),
     [

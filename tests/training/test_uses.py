@@ -59,6 +59,7 @@ def test_what_no_checkpoint_holds_is_frozen(tmp_path):
     assert model.model.shared.weight.requires_grad
 
 
+@pytest.mark.law(number=5)
 def test_ddp_does_not_search_for_unused_parameters_unless_asked(tmp_path):
     assert arguments(tmp_path).ddp_find_unused_parameters is False
     assert arguments(tmp_path, ddp_find_unused_parameters=True).ddp_find_unused_parameters is True
@@ -98,6 +99,8 @@ class SequentialPlainTrainer(ATSTrainer):
         return SequentialSampler(self.train_dataset)
 
 
+@pytest.mark.law(number=1)
+@pytest.mark.law(number=8)
 @pytest.mark.parametrize("kind", ["translation", "any module"])
 def test_the_plain_trainer_keeps_laws_1_and_8(kind, tmp_path):
     results = []
