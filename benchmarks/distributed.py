@@ -84,7 +84,7 @@ def launch(arguments: list[str], settings: DistributedBenchmark) -> int:
 
 
 def run_distributed_benchmark(settings: DistributedBenchmark) -> dict:
-    """Measure, and return the record (`build_record`); to be called on every process that torchrun started.
+    """Measure, and return the record (`build_record`); call it on every process that torchrun started.
 
     Before anything is counted or timed, the weights that both ways of DDP train are compared, and the loss under FSDP.
 
@@ -130,7 +130,7 @@ def run_distributed_benchmark(settings: DistributedBenchmark) -> dict:
 
 
 def _ratios(counted: dict, seconds: dict, shares: dict[str, int]) -> dict[str, dict]:
-    """`shares`: the bytes of the trainable parameters at each level."""
+    """Return the ratios; `shares` are the bytes of the trainable parameters at each level."""
     trainable = shares["core"] / shares["full"]
 
     def of_bytes(way, kind=None):

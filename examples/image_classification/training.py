@@ -18,7 +18,7 @@ from hf_ats.training import ATSTrainingArguments
 
 @dataclass
 class ImageTrainingArguments(ATSTrainingArguments):
-    """`ATSTrainingArguments` with the defaults of the paper's runs on CIFAR-10 (Appendix D), as far as it names them.
+    """`ATSTrainingArguments` with the defaults of the paper's runs on CIFAR-10 (Appendix D), those that it names.
 
     SGD with momentum 0.9 and weight decay 5e-4 on every parameter, as `torch.optim.SGD` does it, and gradients as they
     are. The paper does not say the learning rate, its schedule, the batch size and the number of epochs: here 0.1, a

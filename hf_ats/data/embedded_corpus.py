@@ -178,7 +178,7 @@ def _some_number(random: Random, least: int = 0) -> int:
 
 
 def _countable(random: Random, limit: int) -> int:
-    """A number of things, 2 or more, that German spells the same before a noun: not ...01."""
+    """Draw a number of things, 2 or more, that German spells the same before a noun: not ...01."""
     while (number := random.randrange(2, limit)) % 100 == 1:
         pass
     return number

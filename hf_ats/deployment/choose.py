@@ -43,7 +43,7 @@ _EXAMPLES = {
 }
 
 # By name: `max_parameters` (numbers that the exported network holds, tied ones once), `max_bytes` (of its weight
-# files), `max_latency_ms` (median time to translate one batch). A network must keep all that are there.
+# files), `max_latency_ms` (median time to translate one batch). A network must keep all that are given.
 Limits = dict[str, float]
 
 
@@ -56,7 +56,7 @@ class Level:
         directory: its export.
         needs: by the names of the limits; the latency if it was measured.
         score: in the run's `results.json`, BLEU or a classifier's accuracy; None without one.
-        quartiles_ms: the two between which half of the measured times lie.
+        quartiles_ms: the quartiles of the measured times.
     """
 
     name: str

@@ -27,7 +27,7 @@ def measure_networks(
 
     Args:
         networks: by the name of their level, such as what `from_pretrained` gives for `core/` and `full/`.
-        tokenizer: the one of all of them.
+        tokenizer: their common one.
         encoded: the test set, as `encode_sentences` returns it.
         references: one for each of its sentences.
         batch_size: sentences decoded at once, for the scores and for the speed.
@@ -36,7 +36,7 @@ def measure_networks(
         generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`; defaults as in `translate`.
 
     Returns:
-        Two dictionaries by name: the figures, as `build_results` takes them but for what the exports say, and
+        Two dictionaries by name: the figures, as `build_results` takes them except what the exports say, and
         the translations.
 
     Raises:

@@ -81,7 +81,7 @@ def check_access(name: str, token: str | None = None) -> str:
 
 
 def full_name(name: str, organization: str | None = None) -> str:
-    """Return `name` with its namespace, where one is known.
+    """Return `name` with its namespace, if one is known.
 
     Raises:
         ValueError: the name has a namespace, and `organization` is given as well.

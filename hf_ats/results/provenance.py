@@ -1,4 +1,4 @@
-"""With what results were found, and by which command."""
+"""The versions that results were found with, and the command."""
 
 import importlib.metadata
 import platform

@@ -180,7 +180,7 @@ def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
     stored = json.loads(path.read_text(encoding="utf-8"))
     found = stock_config_dict(stored)[1] if "ats_partition" in stored else None
     expected = find_partition(model)
-    # The start of the factors is the past of a checkpoint, not part of its shape.
+    # How the factors started is not part of a checkpoint's shape.
     if _shape(found) != _shape(expected):
         raise ValueError(
             f"the checkpoint {checkpoint} holds {found or 'an unpartitioned model'}, but the model to resume is "
