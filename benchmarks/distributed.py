@@ -75,7 +75,7 @@ def launch(arguments: list[str], settings: DistributedBenchmark) -> int:
     """Run this module with the arguments once for each process, under torchrun, and return the exit status."""
     environment = dict(os.environ)
     if settings.device == "cpu":
-        # So that nothing below takes a GPU for where the tensors are.
+        # So that nothing below assumes that the tensors are on a GPU.
         environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.processes)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -173,8 +173,8 @@ def _fill(random: Random, frames: tuple[Pair, ...], expression: Pair) -> Pair:
     return german.format(expression[0]), english.format(expression[1])
 
 
-def _some_number(random: Random, least: int = 0) -> int:
-    return random.randrange(least, random.choice((100, 1000, 1000, 10_000)))
+def _some_number(random: Random) -> int:
+    return random.randrange(random.choice((100, 1000, 1000, 10_000)))
 
 
 def _countable(random: Random, limit: int) -> int:

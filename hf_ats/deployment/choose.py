@@ -173,8 +173,8 @@ def measure_latency(
         )
     networks = {level.name: load_network(level.directory).to(device) for level in levels}
     tokenizer = load_tokenizer(levels[-1].directory)
-    some = sentences[:: max(1, len(sentences) // (rounds * batch_size))][: rounds * batch_size]
-    encoded = encode_sentences(tokenizer, some, list(networks.values()))
+    sample = sentences[:: max(1, len(sentences) // (rounds * batch_size))][: rounds * batch_size]
+    encoded = encode_sentences(tokenizer, sample, list(networks.values()))
     batches = batches_by_length(tokenizer, encoded, batch_size)
     whole = [batch.to(device) for indices, batch in batches if len(indices) == batch_size]
 

@@ -15,7 +15,7 @@ from ..remote_code import longest_input, with_generation_defaults
 
 
 def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict:
-    """Return how `translate` decodes with these arguments: `num_beams`, the length, and whatever else was given.
+    """Return how `translate` decodes with these arguments: `num_beams`, the length, and all other arguments given.
 
     Example:
     ```python

@@ -53,9 +53,9 @@ def measure_networks(
             "decoding_speed": None,
         }
     if speed_sentences:
-        some = encoded[:: max(1, len(encoded) // speed_sentences)][:speed_sentences]
+        sample = encoded[:: max(1, len(encoded) // speed_sentences)][:speed_sentences]
         speeds = compare_decoding_speed(
-            networks, tokenizer, some, batch_size, repeats=speed_repeats, **generate_kwargs
+            networks, tokenizer, sample, batch_size, repeats=speed_repeats, **generate_kwargs
         )
         for name, speed in speeds.items():
             figures[name]["decoding_speed"] = speed

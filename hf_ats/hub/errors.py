@@ -100,8 +100,8 @@ def _wait(error: BaseException, attempt: int) -> float | None:
     status = status_of(error)
     if status is not None and status not in _TRANSIENT:
         return None
-    asked = error.response.headers.get("Retry-After", "") if status is not None else ""
-    wait = float(asked) if asked.isdigit() else float(2 ** (attempt - 1))
+    requested = error.response.headers.get("Retry-After", "") if status is not None else ""
+    wait = float(requested) if requested.isdigit() else float(2 ** (attempt - 1))
     return wait if wait <= _LONGEST_WAIT else None
 
 

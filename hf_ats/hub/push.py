@@ -136,7 +136,7 @@ def push_run(
     try:
         _send(repositories, done, run, private, overwrite)
     except PushError as error:
-        complete = [one.repo_id for one in done.values()]
+        complete = [pushed.repo_id for pushed in done.values()]
         rest = [repository.repo_id for level, repository in repositories.items() if level not in done]
         outcome = PushError(
             f"{error} Complete on the Hub: {', '.join(complete) or 'none'}. Not changed, at most created: "
@@ -197,12 +197,12 @@ def _send(
     """Make what is missing, upload all large files, then commit to one repository after the other."""
     waiting: dict[str, Repository] = {}
     for level, repository in repositories.items():
-        there = _find(repository)
-        if there is None:
+        commit = _find(repository)
+        if commit is None:
             waiting[level] = repository
         else:
             logger.info("%s: everything is there already", repository.repo_id)
-            done[level] = PushedRepository(level, repository.repo_id, there, changed=False)
+            done[level] = PushedRepository(level, repository.repo_id, commit, changed=False)
     for level, repository in waiting.items():
         if not repository.exists:
             repository.make(private)

@@ -238,12 +238,12 @@ def check_card(api: HfApi, card: CommitOperationAdd) -> None:
         PushError: it does not.
     """
     with card.as_file() as stream:
-        asked = {"content": stream.read().decode(), "repoType": "model"}
+        question = {"content": stream.read().decode(), "repoType": "model"}
 
     def validate():
         # `ModelCard.validate` of version 0 asks huggingface.co, whatever the endpoint is.
         headers = build_hf_headers(token=api.token)
-        response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked, headers=headers)
+        response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=question, headers=headers)
         errors = response.json().get("errors", []) if response.status_code == 400 else []
         if not errors:
             hf_raise_for_status(response)

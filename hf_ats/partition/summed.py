@@ -9,7 +9,7 @@
                         |
                 level 1, full
 
-The middle case of the paper's Figure 1, of which wide-and-deep networks (Cheng et al., 2016) are the example.
+The middle case of the paper's Figure 1, for example wide-and-deep networks (Cheng et al., 2016).
 """
 
 import functools

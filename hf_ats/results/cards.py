@@ -252,9 +252,9 @@ def _example(results: dict) -> dict:
 
 
 def _arguments(arguments: dict) -> str:
-    told = {
+    shown = {
         name: portable(value) if isinstance(value, str) else value
         for name, value in arguments.items()
         if value is not None and not name.startswith(_UNTOLD_ARGUMENTS)
     }
-    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=1000).strip() if told else ""
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000).strip() if shown else ""

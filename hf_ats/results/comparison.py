@@ -174,7 +174,7 @@ def _shell_lines(commands: Sequence[str]) -> list[str]:
 def _kind(results: dict) -> tuple:
     """Return what runs of one row have in common: all but the seed and what follows from it."""
     training = results["training"]
-    # The seed stands in the arguments too; the directories follow from it, and the others do not change what is
+    # The seed is among the arguments too; the directories follow from it, and the others do not change what is
     # trained.
     own = re.compile(
         r"seed|_dir$|run_name|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$"

@@ -141,7 +141,7 @@ def _hub_language(*names: str | None) -> str:
 
 
 def with_facts(results: dict, given: dict) -> dict:
-    """Return results with the given facts added, or put in the place of earlier ones.
+    """Return results with the given facts added; they replace earlier ones.
 
     Args:
         results: of a run.

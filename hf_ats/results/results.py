@@ -79,8 +79,8 @@ def build_results(
             if it was not measured. For images `flops_per_image` and `accuracy` in percent instead of all from
             `flops_per_token` on.
         seed: of the training.
-        model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
-            tells it apart, such as its sizes.
+        model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and all else that tells
+            it apart, such as its sizes.
         partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
         data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
             `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); if there are
@@ -129,7 +129,7 @@ def build_results(
 
 
 def write_results(path: str | os.PathLike, results: dict) -> None:
-    """Write results as JSON, wholly or not at all: a reader never sees half a file, nor does a crash leave one.
+    """Write results as JSON, wholly or not at all: a reader never sees half a file, and a crash does not leave one.
 
     JSON has no NaN and no infinity: a loss that diverged is written as null. Numpy and torch scalars, paths and dates
     are written as numbers and text.

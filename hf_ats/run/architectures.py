@@ -47,7 +47,7 @@ def build_model(
             the decoder's input and output embeddings shared / feed-forward 2048, 8 heads, dropout 0.1, not
             shared). `"tiny"` shares all embeddings if the vocabulary is joint.
         tokenizer: says the vocabularies, joint or separate; `<pad>` must be the last id.
-        seed: of the initial weights; the global random state is left alone.
+        seed: of the initial weights; the global random state stays as it was.
         sizes: fields of `Architecture`, such as `layers=3` or `dropout=0.1`, instead of the architecture's; None
             leaves one as it is.
 

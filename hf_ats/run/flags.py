@@ -221,7 +221,7 @@ class CardArguments:
     )
     card_languages: list[str] | None = field(
         default=None,
-        metadata={"help": "Codes of source and target by ISO 639, where the data's own names are none, as src, tgt."},
+        metadata={"help": "Codes of source and target by ISO 639, if the data's own names, as src, are not."},
     )
 
     def facts(self, dataset_name: str | None = None, model_name: str | None = None) -> dict:

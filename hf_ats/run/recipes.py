@@ -85,7 +85,7 @@ class FlagParser(HfArgumentParser):
             the user ends the program with a sentence.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
-        unset = object()  # argparse sets a default only where the namespace has nothing yet
+        unset = object()  # argparse sets a default only if the namespace has no value yet
         marked = argparse.Namespace(**{action.dest: unset for action in self._actions})
         here = {dest: value for dest, value in vars(self.parse_args(argv, marked)).items() if value is not unset}
         name, written = here.get("recipe"), {}

@@ -73,11 +73,11 @@ class _AlternatingArguments:
 
     def _note_given(self):
         self._given = {}
-        for one in fields(self):
-            default = one.default_factory() if one.default_factory is not MISSING else one.default
-            value = getattr(self, one.name)
-            if value != default and one.name != "output_dir" and not one.name.endswith("_token"):
-                self._given[one.name] = value
+        for field_ in fields(self):
+            default = field_.default_factory() if field_.default_factory is not MISSING else field_.default
+            value = getattr(self, field_.name)
+            if value != default and field_.name != "output_dir" and not field_.name.endswith("_token"):
+                self._given[field_.name] = value
 
     def _check_alternating(self):
         if self.schedule not in SCHEDULES:

@@ -144,7 +144,7 @@ def whole(tensor: torch.Tensor | float) -> torch.Tensor | float:
 
 @contextlib.contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let no gradient reach the parameters for the length of a `with` block; those that had none before keep none."""
+    """Freeze the parameters for a `with` block; those that were frozen before stay frozen after it."""
     thawed = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in thawed:
         parameter.requires_grad_(False)

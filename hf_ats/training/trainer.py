@@ -42,7 +42,7 @@ class AlternatingTraining(ReportsByLevel):
         self.add_callback(_LearningRateOfLevel(self))
 
     def _bind(self, model: nn.Module) -> None:
-        """Take hold of what the steps need of a model: its levels, its layers, its loss."""
+        """Set what the steps need of a model: its levels, its layers, its loss."""
         refuse_unpartitioned(model, self.args.schedule)
         freeze_constants_(model)
         self.level_names = level_names(model)
@@ -159,7 +159,7 @@ class AlternatingTraining(ReportsByLevel):
         return shared + [buffer for level in levels for layer in self._layers for buffer in layer.buffers_at(level)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the Trainer's loss, with the decoder's input made from the labels where a collator left it out."""
+        """Compute the Trainer's loss, with the decoder's input made from the labels if a collator left it out."""
         if self._translates:
             inputs = self._with_decoder_inputs(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
