@@ -1,4 +1,4 @@
-"""What processes send to each other, counted where every collective of PyTorch passes, whoever calls it."""
+"""What processes send to each other, counted at every collective of PyTorch, for every caller."""
 
 from collections import defaultdict
 

@@ -18,7 +18,7 @@ def run_command(settings_class: type, measure: Callable[[object], dict | None], 
 
     Args:
         settings_class: a dataclass, whose fields are the flags.
-        measure: from the settings to a record (`build_record`); None where another process prints it.
+        measure: from the settings to a record (`build_record`); None if another process prints it.
         manual: the module's docstring.
     """
     parser = HfArgumentParser(settings_class, description=manual, formatter_class=Manual)

@@ -75,7 +75,7 @@ def launch(arguments: list[str], settings: DistributedBenchmark) -> int:
     """Run this module with the arguments once for each process, under torchrun, and return the exit status."""
     environment = dict(os.environ)
     if settings.device == "cpu":
-        # So that nothing below takes a GPU for where the tensors are.
+        # So that nothing below assumes that the tensors are on a GPU.
         environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.processes)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -84,7 +84,7 @@ def launch(arguments: list[str], settings: DistributedBenchmark) -> int:
 
 
 def run_distributed_benchmark(settings: DistributedBenchmark) -> dict:
-    """Measure, and return the record (`build_record`); to be called on every process that torchrun started.
+    """Measure, and return the record (`build_record`); call it on every process that torchrun started.
 
     Before anything is counted or timed, the weights that both ways of DDP train are compared, and the loss under FSDP.
 
@@ -130,7 +130,7 @@ def run_distributed_benchmark(settings: DistributedBenchmark) -> dict:
 
 
 def _ratios(counted: dict, seconds: dict, shares: dict[str, int]) -> dict[str, dict]:
-    """`shares`: the bytes of the trainable parameters at each level."""
+    """Return the ratios; `shares` are the bytes of the trainable parameters at each level."""
     trainable = shares["core"] / shares["full"]
 
     def of_bytes(way, kind=None):

@@ -9,7 +9,7 @@ Without --train_prefix it runs on generated text. Two parts, each of which can b
 
 epoch      The stock Seq2SeqTrainer as transformers' run_translation example sets it up (a fixed number of sentences,
            at random, DataCollatorForSeq2Seq), the same with sentences grouped by length, and ATSSeq2SeqTrainer with
-           such random batches and with batches by token budget, the full network alone and alternating. All begin
+           such random batches and with batches by token budget, with schedules full and alternating. All begin
            with the same network and see every sentence once in an epoch, at the same precision. The fixed number of
            sentences is chosen so that a step of either kind sees as many real tokens on average: then an epoch has
            as many steps of each kind, and trains on as much in each of them. What differs is the padding.

@@ -30,7 +30,7 @@ def check_equal(name: str, translations: torch.Tensor, expected: torch.Tensor, l
 
 @torch.no_grad()
 def compare_logits(networks: dict, sources: torch.Tensor, length: int) -> None:
-    """Raise ValueError where two networks of transformers differ by more than the rounding of float32."""
+    """Raise ValueError if two networks of transformers differ by more than the rounding of float32."""
     target = networks[STOCK].decode(sources, 1, length)
     logits = {}
     pairs = [(name, other) for name, other in ((FULL, STOCK), (DENSE, CORE)) if name in networks]

@@ -20,7 +20,7 @@ drifts on the machine hits all of them alike; quote the ratios. The networks:
 
 and, with --runtimes, full and core-dense in CTranslate2 (float32 and int8), full and core in ONNX Runtime
 (pip install ".[deploy]"); a core of the stock class goes through CTranslate2 as it is. Then use --threads 1: the
-threads of ONNX Runtime go on spinning after each call, and slow down whatever is timed next.
+threads of ONNX Runtime go on spinning after each call, and slow down what is timed next.
 
 Before anything is timed, all decode in float32: full must give what stock gives and core what the partitioned model
 gives at its core level, token for token; core-dense and the runtimes what the same network gives in transformers, for
@@ -78,7 +78,7 @@ _DEPLOYED = {
 }
 # Sentences whose whole translations are compared.
 _COMPARED = 32
-# The layers of a core by width here: with these alone it is of the stock class.
+# The layers of a core by width here: with only these it is of the stock class.
 _FEED_FORWARD = ["fc1", "fc2"]
 # Text enough for the sources; the other parts are not used.
 _CORPUS = {"train": 1, "validation": 1, "test": 300}

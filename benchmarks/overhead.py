@@ -61,7 +61,7 @@ def measure_overhead(settings: EpochBenchmark, text: Text, directory: Path) -> t
     collator = TranslationCollator(text.tokenizer)
     sampler = TokenBudgetBatchSampler(sequence_lengths(text.dataset), settings.max_tokens, seed=settings.seed)
     batches = [dict(collator(text.dataset.__getitems__(rows))) for rows in sampler]
-    for batch in batches:  # which a bare loop, that takes the labels out of the batch, has to be given
+    for batch in batches:  # a bare loop takes the labels out of the batch, and needs these
         batch["decoder_input_ids"] = decoder_inputs(stock, batch["labels"])
 
     common = training_arguments(settings, directory, rounds)
@@ -79,7 +79,7 @@ def measure_overhead(settings: EpochBenchmark, text: Text, directory: Path) -> t
     runs["stock_bare_loop"] = bare_loop(stock_bare, batches, rounds, settings, alternating=False)
     runs["ats_bare_loop"] = bare_loop(ours_bare, batches, rounds, settings, alternating=True)
     seconds = train_in_turns(runs, len(batches), device=settings.device)
-    # The first round has the start of everything.
+    # The first round includes the start of everything.
     seconds = {name: [lap / len(batches) for lap in laps[1:]] for name, laps in seconds.items()}
     check_same_weights(stock, stock_bare)
     check_same_weights(ours, ours_bare)

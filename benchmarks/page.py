@@ -110,7 +110,7 @@ def _measured_goals(records: Sequence[dict]) -> Iterator[tuple[str, dict, float]
 
 
 def _figures(ratio: dict) -> tuple[float, float, float]:
-    """Median and quartiles; of a counted ratio three times its value."""
+    """Return median and quartiles; for a counted ratio three times its value."""
     return (ratio["median"], ratio["low"], ratio["high"]) if "median" in ratio else (ratio["value"],) * 3
 
 
@@ -167,7 +167,7 @@ def plot_goals(records: Sequence[dict], path: str | os.PathLike) -> None:
 
 
 def _figure(width: float, height: float):
-    """A figure and its axis, with a canvas of their own: pyplot would choose a window system."""
+    """Return a figure and its axis, with a canvas of their own: pyplot would choose a window system."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

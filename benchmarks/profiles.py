@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The first kind with a name that begins an operation's takes it. Backward passes have names of their own.
+# An operation belongs to the first kind with a name that it begins with. Backward passes have names of their own.
 _KINDS = {
     "optimizer and clipping": ("_fused_adam", "linalg_vector_norm", "_foreach_", "clamp", "stack"),
     "layers: matrix products": ("mm", "addmm", "linear", "mkldnn", "_scaled_mm"),

@@ -33,7 +33,7 @@ def build_record(
         measurements: by the name of what was measured, its figures; each name says its unit (`seconds`, `bytes`,
             `tokens_per_second`), and a figure is a number or a `spread`.
         ratios: by name, such as `"core step / stock step"`: a `spread` of paired quotients, or `{"value": x}` for one
-            that was counted, and where it is known `limit`, the quotient that FLOPs or numbers of parameters alone
+            that was counted, and if it is known `limit`, the quotient that only FLOPs or numbers of parameters
             would allow.
         device: what it ran on.
     """

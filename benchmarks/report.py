@@ -1,4 +1,4 @@
-"""What every benchmark prints, and what stands in docs/performance.md: the tables of a record, from nothing else."""
+"""What every benchmark prints, and docs/performance.md shows: the tables of a record, only from the record."""
 
 import shlex
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def _is_spread(value) -> bool:
 
 
 def render_ratios(record: dict, markup: str = "text") -> str:
-    """Return a table with a row for each ratio: median, quartiles, and what FLOPs or parameters alone would allow."""
+    """Return a table with a row for each ratio: median, quartiles, and what only FLOPs or parameters would allow."""
     rows = []
     for name, ratio in record["ratios"].items():
         measured = "median" in ratio

@@ -145,7 +145,7 @@ class TrainingSteps:
 
     Args:
         settings: what to build.
-        only: the one kind of step that will be run, where the models that it does not need are not to be held.
+        only: the one kind of step that will be run; the models that it does not need are then not held.
     """
 
     def __init__(self, settings: TrainingBenchmark, only: str | None = None):

@@ -29,7 +29,7 @@ def random_batch(
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """A stand-in for a tokenizer, as far as building a model asks for one."""
+    """A stand-in for a tokenizer, with only what building a model needs."""
 
     vocab_size: int
     eos_token_id: int = 0

@@ -9,9 +9,9 @@ from .training import AlternatingTraining, ATSSeq2SeqTrainingArguments, ATSTrain
 class ATSTrainer(AlternatingTraining, PublishesRuns, Trainer):
     """`transformers.Trainer` over a partitioned model: alternating training of a network and its cores.
 
-    Takes what `Trainer` takes, with `ATSTrainingArguments`. Adds to the logs `loss_<level>`, `grad_norm_<level>` (not
-    of steps that sum several levels' gradients, as under `slimmable`) and `learning_rate_<level>`, and evaluates every
-    level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
+    It takes what `Trainer` takes, with `ATSTrainingArguments`. It adds to the logs `loss_<level>`, `grad_norm_<level>`
+    (not of steps that sum several levels' gradients, as under `slimmable`) and `learning_rate_<level>`, and evaluates
+    every level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
 
     The loss of a translation model is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
     that accumulation and the number of processes do not change the gradient (law 8; the stock loss of Marian does not
@@ -33,8 +33,8 @@ class ATSTrainer(AlternatingTraining, PublishesRuns, Trainer):
 class ATSSeq2SeqTrainer(AlternatingTraining, TokenBudgetBatches, PublishesRuns, Seq2SeqTrainer):
     """`transformers.Seq2SeqTrainer` over a partitioned model: alternating training of a network and its cores.
 
-    Takes what `Seq2SeqTrainer` takes, with `ATSSeq2SeqTrainingArguments`. Adds what `ATSTrainer` adds, and batches by
-    token budget (`max_tokens`).
+    It takes what `Seq2SeqTrainer` takes, with `ATSSeq2SeqTrainingArguments`. It adds what `ATSTrainer` adds, and
+    batches by token budget (`max_tokens`).
 
     Raises:
         ValueError: as `ATSTrainer`.

@@ -1,4 +1,4 @@
-"""Pick the network of a run that fits a limits: of parameters, of bytes, of the latency measured on this machine.
+"""Pick the network of a run that fits a budget: of parameters, of bytes, of the latency measured on this machine.
 
     hf-ats choose --run runs/ladder --max_parameters 5e6
     hf-ats choose --run runs/ladder --max_bytes 20MB --output_dir phone
@@ -7,7 +7,7 @@
 
 RUN is a directory with the exports of a training run, core/, level1/, ..., full/, or a training checkpoint, whose
 levels are exported first. Every given limit must be kept. Of the levels that fit, the one with the highest score in
-RUN/results.json is chosen, and the largest where there are no scores. When none fits, the command ends with an error
+RUN/results.json is chosen, and the largest if there are no scores. When none fits, the command ends with an error
 that names the smallest need.
 
 Parameters are those of the exported network, bytes those of its weight files. The latency is the median time of

@@ -3,10 +3,10 @@
     hf-ats compare runs/*/results.json
     hf-ats compare runs/*/results.json --update README.md
 
-Each row is one kind of run; runs that differ in nothing but their seed share a row, as mean and standard deviation.
+Each row is one kind of run; runs that differ only in their seed share a row, as mean and standard deviation.
 Runs of a ladder, with several cores, have a table of their own with a row for each level. Runs that were scored
-in different ways, or on different data, are refused. With --update the tables replace what stands in the file between
-the lines
+in different ways, or on different data, are refused. With --update the tables replace the text of the file between the
+lines
 
     <!-- begin runs -->
     <!-- end runs -->

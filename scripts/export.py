@@ -7,8 +7,8 @@
 Kinds, each in a directory of its name under OUTPUT_DIR:
 
     full        the architecture as it was, with W + V U merged, or all widths joined; needs no partitioned layers
-    core        the factors V and U alone, or the narrower layers; loads with hf_ats, or with trust_remote_code=True;
-                if feed-forward layers alone are narrower, or channels, it is of that architecture too, only smaller
+    core        only the factors V and U, or the narrower layers; loads with hf_ats, or with trust_remote_code=True;
+                if only feed-forward layers are narrower, or channels, it is of that architecture too, only smaller
     core-dense  the same network with V U multiplied out, or zeros filled in; stock architecture, as large as full
     adapter     the split by rank as a PEFT LoRA adapter, and the base W that it belongs to
 

@@ -14,7 +14,7 @@ from hf_ats.run import manual_parser, user_errors
 
 @user_errors()
 def main() -> None:
-    """Write the page, say where it is."""
+    """Write the page, and say where it is."""
     parser = manual_parser(__doc__)
     parser.add_argument("run_directory", type=Path, help="the --output_dir of a training script")
     print(write_report_page(parser.parse_args().run_directory))

@@ -40,7 +40,10 @@ def main() -> None:
 
 
 def check_output(output: str) -> None:
-    """Before any work; the file itself is written at the end, so that a failure leaves an earlier one as it was."""
+    """Raise OSError, before any work, if the output cannot be written.
+
+    The file itself is written at the end, so that a failure leaves an earlier one as it was.
+    """
     path = Path(output)
     if output != "-" and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
         raise OSError(f"--output {output} cannot be written; give a file in a folder that exists and is yours.")

@@ -3,7 +3,7 @@
 python -m examples.image_classification.compare runs/*/results.json
 python -m examples.image_classification.compare runs/*/results.json --update README.md --block images
 
-Runs that differ in nothing but their seed share a row.
+Runs that differ only in their seed share a row.
 """
 
 from hf_ats.scripts import compare_runs

@@ -26,7 +26,7 @@ class LabelledImages:
         return len(self.labels)
 
     def __getitem__(self, which: torch.Tensor) -> "LabelledImages":
-        """Return those at the indices `which`."""
+        """Return the images at the indices `which`."""
         return LabelledImages(self.images[which], self.labels[which])
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
@@ -89,7 +89,7 @@ def split_validation(
         train: all training images.
         validation: how many to draw.
         seed: of the draw.
-        limit: train on this many of the rest only.
+        limit: train on only this many of the rest.
 
     Raises:
         ValueError: there are not enough images.
@@ -187,7 +187,7 @@ class PlainImages(Dataset):
 
 
 class ImageCollator:
-    """Makes a batch of images: `pixel_values`, float32, each channel with mean 0 and deviation 1, and `labels`.
+    """A collator of images: `pixel_values`, float32, each channel with mean 0 and deviation 1, and `labels`.
 
     Args:
         mean, std (`list[float]`): of each channel of the training images, as shares of 255

@@ -1,4 +1,4 @@
-"""The flags of a run on images: which network, on what data, with which cores, trained how."""
+"""The flags of a run on images: the network, the data, the cores, and the training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class NetworkArguments:
 
 @dataclass
 class ImageDataArguments:
-    """On what."""
+    """The data to train on."""
 
     _argument_group_name = "the data"
 
@@ -41,7 +41,7 @@ class ImageDataArguments:
         metadata={"help": "Images to draw out of the training part for validation (default: a tenth of them)."},
     )
     train_images: int | None = field(
-        default=None, metadata={"help": "Train on so many of the other images only (default: on all of them)."}
+        default=None, metadata={"help": "Train on only so many of the other images (default: on all of them)."}
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of that draw, which --seed leaves as it is."})
     padding: int = field(default=4, metadata={"help": "Pixels around each image that a random crop of it may reach."})
@@ -50,7 +50,7 @@ class ImageDataArguments:
 
 @dataclass
 class ImagePartitionArguments(PartitionArguments):
-    """What its cores are."""
+    """The cores of the network."""
 
     method: str = field(
         default="width",

@@ -1,6 +1,6 @@
 """ResNet in its form for small images, as CIFAR's 32 x 32: a 3 x 3 stem of stride 1, and no pooling before the stages.
 
-This file travels with every export of the network and needs torch and transformers alone.
+This file travels with every export of the network and needs only torch and transformers.
 """
 
 from pathlib import Path
@@ -45,9 +45,10 @@ class CifarResNetConfig(ResNetConfig):
         )
 
     def to_dict(self):
-        """All fields, and where the code is that travels with the checkpoint."""
+        """Return all fields, and where the code is that travels with the checkpoint."""
         fields = super().to_dict()
-        # The config of a partitioned model is a class made from this one, and this file alone cannot read its weights.
+        # The config of a partitioned model is a class made from this one, and this file by itself cannot read its
+        # weights.
         if self.model_type == _MODEL_TYPE:
             fields["auto_map"] = {
                 "AutoConfig": f"{_FILE.removesuffix('.py')}.CifarResNetConfig",
@@ -77,6 +78,6 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
         self._init_weights(embeddings.embedder.convolution)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As for any Transformers model; the file of code comes along, so that the directory is complete."""
+        """Save as any Transformers model; write the file of code too, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)
         Path(save_directory, _FILE).write_bytes(Path(__file__).read_bytes())

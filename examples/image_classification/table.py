@@ -15,7 +15,7 @@ _PAPER = {"alternating": ("93.94", "95.05", "31.3"), "slimmable": ("93.99", "94.
 
 
 def render_run(results: dict, markup: str = "text") -> str:
-    """The table of one run: a row for each exported network.
+    """Return the table of one run: a row for each exported network.
 
     Args:
         results: what `build_results` or `read_results` returned for a run on images.
@@ -44,15 +44,15 @@ def render_run(results: dict, markup: str = "text") -> str:
 def render_images(
     result_files: Sequence[str | os.PathLike], commands: bool = True, replace: dict[str, str] | None = None
 ) -> str:
-    """A Markdown table with a row for each kind of training, and the paper's Table 3 below it.
+    """Return a Markdown table with a row for each kind of training, and the paper's Table 3 below it.
 
-    Runs that differ in nothing but their seed share a row, as mean ± standard deviation of the sample. Rows stand in
-    the order of the files.
+    Runs that differ only in their seed share a row, as mean ± standard deviation of the sample. Rows follow the order
+    of the files.
 
     Args:
         result_files: what `python -m examples.image_classification.train` wrote.
         commands: whether to list the command of each run under the table.
-        replace: text in the commands to write otherwise, such as the folder where the data lay.
+        replace: text to replace in the commands, such as the folder where the data lay.
 
     Raises:
         ValueError: there are no files; one holds no results of a run on images; two were trained or scored on other
@@ -114,7 +114,7 @@ def render_images(
 
 
 def _kind(results: dict) -> tuple[str, str, float]:
-    """What runs of one row have in common: the training, the ratios of its cores, the epochs."""
+    """Return what runs of one row have in common: the training, the ratios of its cores, the epochs."""
     schedule, partition = results["training"]["schedule"], results["partition"]
     ratios = ", ".join(core_sizes(partition).values()) or "-"
     return _SCHEDULES.get(schedule, schedule), ratios, results["training"]["epochs"]

@@ -18,7 +18,7 @@ from hf_ats.training import ATSTrainingArguments
 
 @dataclass
 class ImageTrainingArguments(ATSTrainingArguments):
-    """`ATSTrainingArguments` with the defaults of the paper's runs on CIFAR-10 (Appendix D), as far as it names them.
+    """`ATSTrainingArguments` with the defaults of the paper's runs on CIFAR-10 (Appendix D), those that it names.
 
     SGD with momentum 0.9 and weight decay 5e-4 on every parameter, as `torch.optim.SGD` does it, and gradients as they
     are. The paper does not say the learning rate, its schedule, the batch size and the number of epochs: here 0.1, a
@@ -71,8 +71,8 @@ def sgd(args: ImageTrainingArguments) -> tuple[type[torch.optim.Optimizer], dict
 def image_cross_entropy(label_smoothing: float = 0.0) -> Callable:
     """Return `compute_loss_func` of the Trainer: cross-entropy per image of the whole optimizer step.
 
-    So the gradient does not depend on how a batch is cut into micro-batches and between processes, as far as the
-    network itself allows (law 8): a batch normalization takes the statistics of each piece.
+    So the gradient does not depend on how a batch is cut into micro-batches and between processes, except through the
+    network itself (law 8): a batch normalization takes the statistics of each piece.
 
     Args:
         label_smoothing: the weight of the uniform distribution over the classes.
@@ -92,7 +92,7 @@ def epoch_forward_flops(trainer: ATSTrainer, image_shape: tuple[int, ...], image
     of slimmable training through both.
 
     Args:
-        trainer: whose schedule it is, and whose model, at whatever level.
+        trainer: whose schedule and model are counted, at any level.
         image_shape: `(channels, height, width)`.
         images: how many an epoch has.
     """

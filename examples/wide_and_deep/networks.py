@@ -1,7 +1,7 @@
 """Which of two languages a word is in: a deep network over its letters, and a wide one over crosses of them.
 
-The wide-and-deep networks of Cheng et al. (2016), of which Section 3.4 of the paper speaks: the deep network, which is
-also used alone, is the core; a linear model with a weight for every pair of letter pairs is added to it.
+The wide-and-deep networks of Cheng et al. (2016), which Section 3.4 of the paper names: the deep network, also used by
+itself, is the core; a linear model with a weight for every pair of letter pairs is added to it.
 """
 
 import itertools

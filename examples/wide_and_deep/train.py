@@ -1,4 +1,4 @@
-"""Train a wide-and-deep network jointly with its deep half: two networks summed, of which one stands by itself.
+"""Train a wide-and-deep network jointly with its deep half: two networks summed, one of which works by itself.
 
     python -m examples.wide_and_deep.train --output_dir runs/wide-and-deep
     python -m examples.wide_and_deep.train --output_dir runs/wide-and-deep --train_prefix data/train

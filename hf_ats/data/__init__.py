@@ -1,6 +1,6 @@
 """What belongs here makes batches out of text: parallel text, a tokenizer, token budgets, the embedded corpus.
 
-Stands alone: nothing here knows of partitions, training or exports.
+It knows nothing of partitions, training or exports.
 """
 
 from .batches import COUNTS, TokenBudgetBatchSampler, sequence_lengths

@@ -43,9 +43,9 @@ def _arrow_lengths(dataset, column: str) -> np.ndarray:
 
 
 class TokenBudgetBatchSampler(Sampler[list[int]]):
-    """Yield batches of sentence indices, none of which costs more than `max_tokens`.
+    """Batches of sentence indices, none of which costs more than `max_tokens`.
 
-    What is yielded is the *global* list: with several processes, batch `i` belongs to rank `i mod num_replicas`, which
+    It yields the *global* list: with several processes, batch `i` belongs to rank `i mod num_replicas`, which
     is how accelerate hands out the batches of a `DataLoader(batch_sampler=...)` that it prepares. Then
 
     - every sentence occurs exactly once per epoch, and every rank gets the same number of batches;
@@ -55,9 +55,9 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
     - the order is a pure function of `seed` and the epoch: after a resume, `set_epoch` and skipping the batches that
       were seen is exact, with no state to save.
 
-    The epoch has to be told by `set_epoch`. accelerate's data loaders and the Trainer do so, except when the Trainer
+    `set_epoch` has to set the epoch. accelerate's data loaders and the Trainer do so, except when the Trainer
     resumes with several processes in the middle of an epoch: their chain of wrappers then hides this object from
-    both, and whoever made it has to call `set_epoch` before the epoch begins.
+    both, and the code that made it has to call `set_epoch` before the epoch begins.
 
     Args:
         lengths: (source lengths, target lengths) in tokens, two arrays of shape (sentences,), see `sequence_lengths`.
@@ -116,7 +116,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of batches of an epoch, of all ranks together: a multiple of `num_replicas`."""
+        """Return the number of batches of an epoch, of all ranks together: a multiple of `num_replicas`."""
         return len(self._starts)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -153,7 +153,7 @@ def cut_by_budget(source: np.ndarray, target: np.ndarray, max_tokens: int, count
     """Cut a sequence of sentences into as few consecutive batches as the budget allows, greedily.
 
     Args:
-        source: source lengths in the order of the sentences, shape (sentences,); each sentence alone is in budget.
+        source: source lengths in the order of the sentences, shape (sentences,); each sentence by itself is in budget.
         target: target lengths, likewise.
         max_tokens: the budget in padded tokens.
         counts: a key of `COUNTS`.

@@ -9,7 +9,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TranslationCollator:
-    """Pad sentence pairs to one batch, several times as fast as `DataCollatorForSeq2Seq`.
+    """A collator that pads sentence pairs to one batch, several times as fast as `DataCollatorForSeq2Seq`.
 
     A batch has `input_ids` and `attention_mask` (batch, source length) and `labels` (batch, target length), int64;
     other columns of the examples are left out. The trainers make the decoder's input from the labels
@@ -57,7 +57,7 @@ def pad_rows(
 
     Args:
         rows: lists, arrays or tensors, at least one.
-        fill: what stands where a row has no integer.
+        fill: the number where a row has none.
         multiple_of: the width is rounded up to a multiple of this.
         side: where the padding goes, `"right"` or `"left"`.
     """

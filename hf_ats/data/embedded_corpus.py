@@ -173,12 +173,12 @@ def _fill(random: Random, frames: tuple[Pair, ...], expression: Pair) -> Pair:
     return german.format(expression[0]), english.format(expression[1])
 
 
-def _some_number(random: Random, least: int = 0) -> int:
-    return random.randrange(least, random.choice((100, 1000, 1000, 10_000)))
+def _some_number(random: Random) -> int:
+    return random.randrange(random.choice((100, 1000, 1000, 10_000)))
 
 
 def _countable(random: Random, limit: int) -> int:
-    """A number of things, 2 or more, that German spells the same before a noun: not ...01."""
+    """Draw a number of things, 2 or more, that German spells the same before a noun: not ...01."""
     while (number := random.randrange(2, limit)) % 100 == 1:
         pass
     return number

@@ -36,7 +36,7 @@ def german_number(number: int) -> str:
 
 
 def _german_part(number: int) -> str:
-    """A number that another word follows within the compound: "eins" loses its s."""
+    """Spell a number that another word follows within the compound: "eins" loses its s."""
     return german_number(number).removesuffix("s") if number % 100 == 1 else german_number(number)
 
 

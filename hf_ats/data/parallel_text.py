@@ -200,6 +200,6 @@ def _without_bad_lines(sides, problems, corpus: str, skip_bad_lines: bool):
     if len(problems) == len(sides[0]):
         raise ValueError(f"No usable line is left of {corpus}: {problems[0][1]}, and every other line is bad as well.")
     reasons = Counter(reason for reason, _ in problems.values())
-    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    logger.warning("Left out %d of %d sentence pairs of %s: %s.", len(problems), len(sides[0]), corpus, told)
+    summary = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    logger.warning("Left out %d of %d sentence pairs of %s: %s.", len(problems), len(sides[0]), corpus, summary)
     return tuple([text for index, text in enumerate(texts) if index not in problems] for texts in sides)

@@ -58,7 +58,7 @@ def tokenize_corpus(
     def encode(texts: list[str], side: str) -> dict[str, list[list[int]]]:
         argument = {"text": texts} if side == "source" else {"text_target": texts}
         # verbose=False: the tokenizer's own remark about long sentences says less than the error below.
-        # Where there is no limit, transformers has a huge number, which a fast tokenizer cannot take.
+        # If there is no limit, transformers has a huge number, which a fast tokenizer cannot take.
         cut = long_sentences == "truncate" and limits[side] < LARGE_INTEGER
         return tokenizer(**argument, truncation=cut, max_length=limits[side] if cut else None, verbose=False)
 

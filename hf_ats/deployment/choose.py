@@ -43,7 +43,7 @@ _EXAMPLES = {
 }
 
 # By name: `max_parameters` (numbers that the exported network holds, tied ones once), `max_bytes` (of its weight
-# files), `max_latency_ms` (median time to translate one batch). A network must keep all that are there.
+# files), `max_latency_ms` (median time to translate one batch). A network must keep all that are given.
 Limits = dict[str, float]
 
 
@@ -56,7 +56,7 @@ class Level:
         directory: its export.
         needs: by the names of the limits; the latency if it was measured.
         score: in the run's `results.json`, BLEU or a classifier's accuracy; None without one.
-        quartiles_ms: the two between which half of the measured times lie.
+        quartiles_ms: the quartiles of the measured times.
     """
 
     name: str
@@ -173,8 +173,8 @@ def measure_latency(
         )
     networks = {level.name: load_network(level.directory).to(device) for level in levels}
     tokenizer = load_tokenizer(levels[-1].directory)
-    some = sentences[:: max(1, len(sentences) // (rounds * batch_size))][: rounds * batch_size]
-    encoded = encode_sentences(tokenizer, some, list(networks.values()))
+    sample = sentences[:: max(1, len(sentences) // (rounds * batch_size))][: rounds * batch_size]
+    encoded = encode_sentences(tokenizer, sample, list(networks.values()))
     batches = batches_by_length(tokenizer, encoded, batch_size)
     whole = [batch.to(device) for indices, batch in batches if len(indices) == batch_size]
 

@@ -15,7 +15,7 @@ from ..remote_code import longest_input, with_generation_defaults
 
 
 def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict:
-    """Return how `translate` decodes with these arguments: `num_beams`, the length, and whatever else was given.
+    """Return how `translate` decodes with these arguments: `num_beams`, the length, and all other arguments given.
 
     Example:
     ```python
@@ -49,7 +49,7 @@ def translate(
 
     Args:
         model: a sequence-to-sequence model, on any device; it decodes in eval mode and goes back to its own mode.
-        tokenizer: the model's; set its languages before, where it has any.
+        tokenizer: the model's; set its languages before, if it has any.
         sentences (`list[str]`): the source text, one sentence each.
         batch_size (`int`, defaults to 32): sentences decoded at once.
         truncate (`bool`, defaults to `False`): cut sentences that are longer than the model reads instead of raising.
@@ -105,15 +105,15 @@ def compare_decoding_speed(
     repeats: int = 5,
     **generate_kwargs,
 ) -> dict[str, dict[str, float | int | str]]:
-    """Measure how fast models decode, in turns so that what else the machine does hits all of them alike.
+    """Measure how fast models decode, in turns so that other work of the machine affects all alike.
 
     One repeat decodes all sentences: batch by batch each model in turn, and the first of them changes with every
     batch. Before the first repeat one batch of each model warms up. Only `generate` is timed, not the tokenizer.
 
     Args:
-        models (`dict[str, PreTrainedModel]`): by name, all on the same device; one partitioned model may not be there
+        models (`dict[str, PreTrainedModel]`): by name, all on the same device; one partitioned model must not be there
             twice, so export its levels first.
-        tokenizer: the one of all of them.
+        tokenizer: their common one.
         encoded: the source text, as `encode_sentences` returns it; a few hundred sentences give a steady figure.
         batch_size (`int`, defaults to 32): sentences decoded at once.
         num_beams (`int`, *optional*): beams; 1 is greedy. The default is that of `translate`, as for what follows.
@@ -202,7 +202,7 @@ def encode_sentences(
     Args:
         tokenizer: of the models.
         sentences: the source text.
-        models: those that will read it; the one that reads least counts.
+        models: those that will read it; the smallest limit counts.
         truncate: cut what is longer than they read instead of raising.
 
     Raises:
@@ -260,7 +260,7 @@ def in_eval_mode(*models: torch.nn.Module) -> Iterator[None]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a GPU was given; a CPU has done it already."""
+    """Wait until a GPU has finished its work; a CPU already has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

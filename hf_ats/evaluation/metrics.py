@@ -13,7 +13,7 @@ TRANSLATION_METRIC = str(Path(__file__).parent / "translation_metric")
 
 @cache
 def _translation_metric():
-    # Imported where it is used: it takes seconds, and training without BLEU does without it.
+    # Imported where it is used: it takes seconds, and training without BLEU does not need it.
     import evaluate
 
     return evaluate.load(TRANSLATION_METRIC, keep_in_memory=True)

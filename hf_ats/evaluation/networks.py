@@ -27,7 +27,7 @@ def measure_networks(
 
     Args:
         networks: by the name of their level, such as what `from_pretrained` gives for `core/` and `full/`.
-        tokenizer: the one of all of them.
+        tokenizer: their common one.
         encoded: the test set, as `encode_sentences` returns it.
         references: one for each of its sentences.
         batch_size: sentences decoded at once, for the scores and for the speed.
@@ -36,7 +36,7 @@ def measure_networks(
         generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`; defaults as in `translate`.
 
     Returns:
-        Two dictionaries by name: the figures, as `build_results` takes them but for what the exports say, and
+        Two dictionaries by name: the figures, as `build_results` takes them except what the exports say, and
         the translations.
 
     Raises:
@@ -53,9 +53,9 @@ def measure_networks(
             "decoding_speed": None,
         }
     if speed_sentences:
-        some = encoded[:: max(1, len(encoded) // speed_sentences)][:speed_sentences]
+        sample = encoded[:: max(1, len(encoded) // speed_sentences)][:speed_sentences]
         speeds = compare_decoding_speed(
-            networks, tokenizer, some, batch_size, repeats=speed_repeats, **generate_kwargs
+            networks, tokenizer, sample, batch_size, repeats=speed_repeats, **generate_kwargs
         )
         for name, speed in speeds.items():
             figures[name]["decoding_speed"] = speed

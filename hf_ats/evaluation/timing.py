@@ -1,4 +1,4 @@
-"""Timing in turns: what drifts on a machine hits all candidates alike, and ratios stand where seconds do not."""
+"""Timing in turns: a machine's drift affects all candidates alike, so ratios hold even if seconds do not."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ def time_in_turns(
     device: torch.device | str = "cpu",
     progress: str | None = None,
 ) -> dict[str, list[float]]:
-    """Run every candidate once in each round, and another first in each, so that none always follows the same one.
+    """Run every candidate once in each round; each round begins with another, so that the neighbours change.
 
     Args:
         candidates: by name, what to time.

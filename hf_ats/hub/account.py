@@ -51,16 +51,16 @@ def sign_in(token: str | None = None) -> Account:
     if token is None:
         raise PushError(f"There is no token for the Hub; {MAKE_TOKEN}.")
     api = HfApi(endpoint=constants.ENDPOINT, token=token)
-    told = retrying(api.whoami, "asking whose token this is")
-    if told.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise PushError(f"The token of {told['name']} is for reading only; {MAKE_TOKEN}.")
+    answer = retrying(api.whoami, "asking whose token this is")
+    if answer.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise PushError(f"The token of {answer['name']} is for reading only; {MAKE_TOKEN}.")
     # The Hub does not always tell the role in an organization.
-    organizations = [org["name"] for org in told.get("orgs", []) if org.get("roleInOrg") != "read"]
-    return Account(api, told["name"], [told["name"], *organizations])
+    organizations = [org["name"] for org in answer.get("orgs", []) if org.get("roleInOrg") != "read"]
+    return Account(api, answer["name"], [answer["name"], *organizations])
 
 
 def check_access(name: str, token: str | None = None) -> str:
-    """Check that a push of core and full under this name could begin, as far as that shows without a run.
+    """Check that a push of core and full under this name could begin, before there is a run.
 
     Args:
         name: as for `push_run`.
@@ -81,7 +81,7 @@ def check_access(name: str, token: str | None = None) -> str:
 
 
 def full_name(name: str, organization: str | None = None) -> str:
-    """Return `name` with its namespace, where one is known.
+    """Return `name` with its namespace, if one is known.
 
     Raises:
         ValueError: the name has a namespace, and `organization` is given as well.

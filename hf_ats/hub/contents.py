@@ -116,7 +116,7 @@ def stage_run(
         FileExistsError: a folder holds something else.
     """
     name = full_name(name, organization)
-    name = name if "/" in name else f"YOU/{name}"  # whose token it is, only the Hub knows
+    name = name if "/" in name else f"YOU/{name}"  # only the Hub knows whose token it is
     results, parts = gather(run_directory, name, levels, facts)
     names = repository_names(name, parts)
     parts = {level: with_card(part, run_directory, results, level, names) for level, part in parts.items()}

@@ -1,4 +1,4 @@
-"""What the Hub may answer, in sentences, and which of it is worth another try."""
+"""The answers of the Hub in sentences, and which of them are worth another try."""
 
 import logging
 import time
@@ -30,11 +30,11 @@ _sleep = time.sleep
 
 
 class PushError(OSError):
-    """The Hub, or the way there, stood against a push; the message says what is there now, and what to do.
+    """A push that the Hub, or the way there, stopped; the message says what is there now, and what to do.
 
     Attributes:
-        status: the HTTP status of the Hub's answer; None where there was none.
-        complete: the repositories that were complete before it came to this, `PushedRepository` by level.
+        status: the HTTP status of the Hub's answer; None if there was none.
+        complete: the repositories that were complete before the failure, `PushedRepository` by level.
     """
 
     def __init__(self, message: str, status: int | None = None):
@@ -44,12 +44,12 @@ class PushError(OSError):
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of an answer; None where there was none, as when the connection was lost."""
+    """Return the HTTP status of an answer; None if there was none, as when the connection was lost."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def retrying(action: Callable, what: str, attempts: int = _ATTEMPTS):
-    """Carry out `action()`, again after a wait where the Hub was busy, failed, or could not be reached.
+    """Carry out `action()`, again after a wait if the Hub was busy, failed, or could not be reached.
 
     Waits as long as the Hub asks (`Retry-After`), otherwise 1, 2, 4 and 8 seconds. An action whose answer was lost is
     carried out twice, so it must be one that does no harm then.
@@ -60,7 +60,7 @@ def retrying(action: Callable, what: str, attempts: int = _ATTEMPTS):
         attempts: how often, at most.
 
     Raises:
-        PushError: it did not succeed, and more of the same will not help now.
+        PushError: it did not succeed, and another attempt will not help now.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -96,12 +96,12 @@ def _of_client(error: BaseException) -> BaseException | None:
 
 
 def _wait(error: BaseException, attempt: int) -> float | None:
-    """Return the seconds until another try; None where none would help."""
+    """Return the seconds until another try; None if none would help."""
     status = status_of(error)
     if status is not None and status not in _TRANSIENT:
         return None
-    asked = error.response.headers.get("Retry-After", "") if status is not None else ""
-    wait = float(asked) if asked.isdigit() else float(2 ** (attempt - 1))
+    requested = error.response.headers.get("Retry-After", "") if status is not None else ""
+    wait = float(requested) if requested.isdigit() else float(2 ** (attempt - 1))
     return wait if wait <= _LONGEST_WAIT else None
 
 

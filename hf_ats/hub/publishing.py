@@ -1,4 +1,4 @@
-"""`push_to_hub` of the trainers: what goes to the Hub are the exports of a run, never the partitioned model itself."""
+"""`push_to_hub` of the trainers: the Hub gets the exports of a run, never the partitioned model itself."""
 
 import datetime
 import time
@@ -142,7 +142,7 @@ def _refuse_unreported(trainer) -> None:
     path = directory / RESULTS
     if path.is_file():
         results = read_results(path)
-        # The steps alone could be those of an earlier run with the same arguments.
+        # The steps by themselves could be those of an earlier run with the same arguments.
         created = datetime.datetime.fromisoformat(results["created"]).timestamp()
         if results["training"]["steps"] == trainer.state.global_step and created >= int(trainer._training_began):
             return

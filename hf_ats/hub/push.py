@@ -33,7 +33,7 @@ class PushedRepository:
 
     @property
     def url(self) -> str:
-        """Its page, or that of the pull request."""
+        """The address of its page, or of the pull request's."""
         return self.commit.pr_url or self.commit.commit_url.split("/commit/")[0]
 
 
@@ -60,10 +60,10 @@ def push_run(
     """Publish the models of a run of translation training: `NAME-core`, `NAME-full`, and a ladder's other levels.
 
     Each repository is exactly what the level's export lists, its card, `results.json`, and `training.png` and
-    `report.html` where the run has them. Everything is checked first, here and on the Hub; then all large files are
+    `report.html` if the run has them. Everything is checked first, here and on the Hub; then all large files are
     sent, which nobody sees yet; then each repository gets one commit. So a repository is complete or untouched
     whenever a push ends, and the same call completes one that was interrupted. A busy Hub, errors of its own and lost
-    connections are met by trying again.
+    connections lead to another attempt.
 
     A repository that holds this run already is brought up to date; one that holds anything else is refused.
 
@@ -71,7 +71,7 @@ def push_run(
         run_directory: `--output_dir` of a training run, with `results.json` and the exports.
         name: `"NAME"`, for repositories of the token's user, or `"ORGANIZATION/NAME"`.
         organization: the namespace, for a `name` without one.
-        levels: which levels; by default core and full as far as the run has them.
+        levels: which levels; by default those of core and full that the run has.
         private: whether new repositories are private; by default what the namespace has for new ones.
         token: a token that may write; by default `HF_TOKEN`, or that of `hf auth login`.
         revision: a branch, which is made if there is none, or a pull request that is there (`"refs/pr/1"`); by
@@ -85,7 +85,7 @@ def push_run(
         license_link: of a license that is `"other"`.
         datasets: ids on the Hub of the data that it was trained on.
         base_model: id on the Hub of the model that it was trained from.
-        languages: codes of source and target, where the run has other names for them.
+        languages: codes of source and target, if the run has other names for them.
 
     Returns:
         By level, a `PushedRepository`.
@@ -136,7 +136,7 @@ def push_run(
     try:
         _send(repositories, done, run, private, overwrite)
     except PushError as error:
-        complete = [one.repo_id for one in done.values()]
+        complete = [pushed.repo_id for pushed in done.values()]
         rest = [repository.repo_id for level, repository in repositories.items() if level not in done]
         outcome = PushError(
             f"{error} Complete on the Hub: {', '.join(complete) or 'none'}. Not changed, at most created: "
@@ -197,12 +197,12 @@ def _send(
     """Make what is missing, upload all large files, then commit to one repository after the other."""
     waiting: dict[str, Repository] = {}
     for level, repository in repositories.items():
-        there = _find(repository)
-        if there is None:
+        commit = _find(repository)
+        if commit is None:
             waiting[level] = repository
         else:
             logger.info("%s: everything is there already", repository.repo_id)
-            done[level] = PushedRepository(level, repository.repo_id, there, changed=False)
+            done[level] = PushedRepository(level, repository.repo_id, commit, changed=False)
     for level, repository in waiting.items():
         if not repository.exists:
             repository.make(private)
@@ -218,7 +218,7 @@ def _send(
         except PushError as error:
             if error.status != 412:
                 raise
-            # The repository is not as it was looked at. What is there now may still be no obstacle.
+            # The repository has changed since it was looked at. What is there now may still be as wanted.
             repository = repository.with_unsent_files().look()
             _refuse_unwanted(repository, run, private, overwrite)
             repository.upload()
@@ -228,7 +228,7 @@ def _send(
 
 
 def _find(repository: Repository) -> CommitInfo | None:
-    """Return the commit of an earlier push of the same files, be it in a pull request."""
+    """Return the commit of an earlier push of the same files, also in a pull request."""
     if repository.is_complete:
         if not repository.create_pr and not repository.has_revision:
             repository.make_branch()  # at the commit that holds it
@@ -237,7 +237,7 @@ def _find(repository: Repository) -> CommitInfo | None:
 
 
 def _commit(repository: Repository) -> CommitInfo:
-    """Commit, to a new branch that is made right before, and dropped again if nothing comes of it."""
+    """Commit; make a new branch right before, and drop it again if the commit fails."""
     if repository.has_revision or repository.create_pr:
         return repository.commit()
     repository.make_branch()

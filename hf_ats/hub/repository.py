@@ -25,7 +25,7 @@ class Repository:
         api: the client.
         repo_id: its id.
         revision: the branch, or the pull request that is already there (`refs/pr/1`).
-        files: what it shall hold.
+        files: what it must hold.
         create_pr: whether to ask for the change of that branch by a new pull request.
         message: the first line of the commit.
         description: what follows it.
@@ -60,7 +60,7 @@ class Repository:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it holds exactly what it shall."""
+        """Whether it holds exactly what it must."""
         there = {path: entry for path, entry in self.there.items() if path not in _KEPT}
         return there.keys() == self.files.keys() and all(_is_same(self.files[path], *there[path]) for path in there)
 
@@ -78,7 +78,7 @@ class Repository:
         def info():
             try:
                 return self.api.model_info(self.repo_id)
-            except GatedRepoError:  # a kind of the next, and yet there
+            except GatedRepoError:  # a subclass of the next, but the repository is there
                 raise
             except RepositoryNotFoundError:
                 return None
@@ -177,7 +177,7 @@ class Repository:
 
         def once() -> CommitInfo:
             nonlocal failed
-            # Of a request that failed it is not known whether it was carried out: a commit made twice would be
+            # Nobody knows whether a failed request was carried out: a commit made twice would be
             # refused, or become a second pull request.
             landed = self.find() if failed else None
             if landed:
@@ -217,14 +217,14 @@ class Repository:
         )
 
     def with_unsent_files(self) -> "Repository":
-        """Return the record with files of which the client does not know yet what the Hub has of them."""
+        """Return the record with files for which the client has not asked the Hub yet."""
         return replace(
             self, files={path: CommitOperationAdd(path, file.path_or_fileobj) for path, file in self.files.items()}
         )
 
 
 def _is_same(file: CommitOperationAdd, oid: str, size: int) -> bool:
-    """Compare a file with a SHA-256, or with an object id in git, which is shorter."""
+    """Whether a file has this SHA-256, or this object id in git, which is shorter."""
     if size != file.upload_info.size or len(oid) == 64:
         return (size, oid) == (file.upload_info.size, file.upload_info.sha256.hex())
     with file.as_file() as stream:
@@ -238,12 +238,12 @@ def check_card(api: HfApi, card: CommitOperationAdd) -> None:
         PushError: it does not.
     """
     with card.as_file() as stream:
-        asked = {"content": stream.read().decode(), "repoType": "model"}
+        question = {"content": stream.read().decode(), "repoType": "model"}
 
     def validate():
         # `ModelCard.validate` of version 0 asks huggingface.co, whatever the endpoint is.
         headers = build_hf_headers(token=api.token)
-        response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked, headers=headers)
+        response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=question, headers=headers)
         errors = response.json().get("errors", []) if response.status_code == 400 else []
         if not errors:
             hf_raise_for_status(response)

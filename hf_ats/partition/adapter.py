@@ -17,13 +17,13 @@ _INSTEAD = (
     "if PEFT can merge it, write PeftModel.from_pretrained(model, adapter).merge_and_unload(), and partition that "
     "with partition_(model, PartitionConfig(...)), or save it for --model_name_or_path"
 )
-# The fields of its config that a plain LoRA may set: U and V hold all that these say of it.
+# The config fields that a plain LoRA may set: U and V express all that they say.
 _PLAIN_FIELDS = set(
     "task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
     "exclude_modules lora_alpha lora_dropout fan_in_fan_out use_rslora layers_to_transform layers_pattern "
     "rank_pattern alpha_pattern loftq_config eva_config runtime_config".split()
 )
-# The others start from weights that are taken away from the base's, or leave that open.
+# Other starts subtract weights from the base's, or leave that open.
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -35,7 +35,7 @@ def partition_from_adapter_(
     In every layer that the adapter changes `W` becomes the layer's own weight, bitwise, `U` the adapter's `A`, and `V`
     its `B` times its scaling (`lora_alpha / r`, or rsLoRA's `lora_alpha / sqrt(r)`), of the rank that it has there. So
     the full level computes at once what the adapted model computes, in evaluation: the adapter's dropout is not taken
-    over. The core is the adapter alone, `V U x + b`, beside the shared parameters. That is far from the best
+    over. The core is only the adapter, `V U x + b`, beside the shared parameters. That is far from the best
     approximation of the weights by this rank, with which `partition_` begins, and translates nothing until it is
     trained; of an untrained adapter, whose `B` is zero, it is zero.
 
@@ -73,10 +73,10 @@ def partition_from_adapter_(
 
 
 def read_adapter_config(adapter: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None):
-    """Return the `LoraConfig` of an adapter that `partition_from_adapter_` may take, as far as this shows it.
+    """Return the `LoraConfig` of an adapter that `partition_from_adapter_` may take, judged by its config only.
 
     Args:
-        adapter: as for `partition_from_adapter_`, as the next two.
+        adapter: as for `partition_from_adapter_`, like the next two.
         revision: of the Hub's repository.
         token: for a private repository.
 
@@ -129,7 +129,7 @@ def _adapted_layers(model: nn.Module, adapter: str, lora_config) -> dict[str, nn
     from peft.tuners.lora import LoraLayer
 
     lora_config = copy.copy(lora_config)
-    lora_config.init_lora_weights = True  # how it began is past
+    lora_config.init_lora_weights = True  # its start no longer matters
     structure = _structure(model)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -192,7 +192,7 @@ def _read_factors(model: nn.Module, adapter: str, layers: dict[str, nn.Module], 
 
 def _partition(model: nn.Module, ranks: dict[str, int]) -> PartitionConfig:
     """Return the configuration that names these layers and no others."""
-    # A whole name may be the end of another one's.
+    # A whole name may be the end of another name.
     others = [name for name, _ in model.named_modules() if name not in ranks and matches(list(ranks), name)]
     exclude = "|".join(map(re.escape, others)) or None
     return PartitionConfig(ranks=ranks, exclude_modules=exclude, init=ADAPTER)

@@ -12,7 +12,7 @@ ADAPTER = "adapter"
 """The start of cores that `partition_from_adapter_` took over from a LoRA adapter."""
 
 ROLES = ("out", "in", "both", "heads", "filled_heads", "norm")
-"""What of a layer is narrower in the core: its outputs, its inputs, both, the outputs of each attention head (filled
+"""What is narrower in a layer of the core: its outputs, its inputs, both, the outputs of each attention head (filled
 up with zeros or not), or, of a batch normalization, its channels."""
 
 
@@ -35,8 +35,8 @@ class PartitionConfig:
             Marian these are the paper's layers, `q_proj`, `k_proj`, `fc1` and `fc2`. By width, `["fc1", "fc2"]` gives
             a core of the stock architecture; and for architectures without a preset a dictionary says what is
             narrower in each layer: `{"up": "out", "down": "in"}`, with the roles of `ROLES`.
-        exclude_modules (`list[str]` or `str`, *optional*): modules to leave alone although `target_modules` names
-            them, by the same rules.
+        exclude_modules (`list[str]` or `str`, *optional*): modules to leave unpartitioned although `target_modules`
+            names them, by the same rules.
         init (`str`, *optional*): start of the cores. By rank, `"svd"` (the default): `V U` is the best approximation
             of the given weight by its rank; `"random"`: Gaussian factors whose product has the given weight's mean
             square. In both cases `W` is what remains. By width, `"first"` (the default): the core keeps the neurons
@@ -44,9 +44,9 @@ class PartitionConfig:
             of what goes in and what comes out) are put first, for a pretrained Transformer. The full network always
             computes what it computed before (law 3). `"adapter"` is what `partition_from_adapter_` writes.
         ranks (`dict[str, int]`, *optional*): the rank of each module's core itself, in place of `ratios` and
-            `target_modules`: whole dotted suffixes, as in their list, and the rank of what they match, by the longest
-            one that does. `{"fc1": 16, "decoder.layers.5.fc1": 64}` gives one `fc1` another rank than the rest. There
-            is one core then.
+            `target_modules`: maps whole dotted suffixes, as in the list of `target_modules`, to ranks; the longest
+            suffix that matches a name decides. `{"fc1": 16, "decoder.layers.5.fc1": 64}` gives one `fc1` another rank
+            than the rest. There is then one core.
 
     Raises:
         ValueError: an argument is out of its range; the message says what to write instead.
@@ -149,7 +149,7 @@ class PartitionConfig:
 
     @property
     def num_cores(self) -> int:
-        """How many nested cores there are, one level each below the full network."""
+        """The number of nested cores, one level each below the full network."""
         return 1 if self.ranks is not None else len(self.ratios)
 
     def width(self, ratio: float, size: int) -> int:

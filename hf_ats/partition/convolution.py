@@ -59,7 +59,7 @@ class PartitionedBatchNorm2d(PartitionedLayer):
     """A batch normalization for each level, since channels have other statistics in another network (Appendix D).
 
     Args:
-        norms (`list[nn.BatchNorm2d]`): one a level, the full network's last.
+        norms (`list[nn.BatchNorm2d]`): one for each level, the full network's last.
     """
 
     def __init__(self, norms: list[nn.BatchNorm2d]):
@@ -84,7 +84,7 @@ class PartitionedBatchNorm2d(PartitionedLayer):
         return super().__getattr__(name)
 
     def parameters_at(self, level: int) -> list[nn.Parameter]:
-        """Return those of the level's own normalization."""
+        """Return the parameters of the level's own normalization."""
         return list(self.norms[level].parameters())
 
     def buffers_at(self, level: int) -> list[torch.Tensor]:

@@ -27,15 +27,16 @@ class FlopsLedger:
     A translation model's products grow with the batch times a polynomial of second degree in the two lengths: linear
     layers see source or target tokens, attention sees pairs of them, and the vocabulary projection sees target tokens.
     A few forward passes over a handful of tokens determine that polynomial when the ledger is made, whatever the
-    architecture is, and one more checks it. Of any other model a batch costs its number of rows times one: a pass over
-    a single row counts that, the first time that inputs of these sizes are asked about. At each level's first sizes a
-    pass over two rows checks it, as does PyTorch's own count of the kernels that run, which sees products of any kind.
-    Low-rank layers are counted by their own formula, since they choose the cheaper of two products by the batch.
+    architecture is, and one more checks it. For any other model a batch costs as much as one row, times the number of
+    rows. A pass over a single row counts that, at the first request for inputs of these sizes. At each level's first
+    sizes a pass over two rows checks it, as does PyTorch's own count of the kernels that run, which sees products of
+    any kind. Low-rank layers are counted by their own formula, since they choose the cheaper of two products by the
+    batch.
 
-    What is counted is what runs: at each level its own products and convolutions only; in the backward pass one of the
+    It counts what runs: at each level its own products and convolutions only; in the backward pass one of the
     same size for every operand that requires a gradient (so frozen parameters save theirs). Attention counts its eager
-    products over all pairs of positions, masked ones too, whichever attention implementation is in use. What gradient
-    checkpointing computes a second time is not counted.
+    products over all pairs of positions, masked ones too, whichever attention implementation is in use. Products that
+    gradient checkpointing repeats are not counted.
 
     The probes leave the model as it was: its level, its training mode, its gradients, the running statistics of its
     batch normalizations, and the random state.
@@ -66,9 +67,9 @@ class FlopsLedger:
         """Count the operations of one forward pass over a batch, padding included.
 
         Args:
-            inputs (`dict`): the keyword arguments of the model's `forward`. Of a translation model the sizes of
+            inputs (`dict`): the keyword arguments of the model's `forward`. For a translation model the sizes of
                 `input_ids`, `(batch, source)`, and of `decoder_input_ids` or `labels`, `(batch, target)`, are read.
-                Of any other the batch comes first in every tensor, and the first row's values are read.
+                For any other model the batch comes first in every tensor, and the first row's values are read.
             level (`int` or `str`, *optional*): which network; by default the live one.
 
         Raises:
@@ -78,11 +79,11 @@ class FlopsLedger:
         return self._pass(inputs, level).forward_flops()
 
     def training_flops(self, inputs: dict, level: int | str | None = None) -> int:
-        """Count those of one forward and backward pass over a batch; arguments and errors as in `forward_flops`."""
+        """Count the operations of one forward and backward pass; arguments and errors as in `forward_flops`."""
         return self._pass(inputs, level).training_flops()
 
     def exported_flops(self, inputs: dict, level: int | str | None = None) -> int:
-        """Count those of one forward pass of the network that an export of the level is; the rest as `forward_flops`.
+        """Count the operations of one forward pass of a level's export; the rest as in `forward_flops`.
 
         It is the same number for a partitioned model and for its export: the full network has one product with the
         merged weight, a core the two products with its factors.
@@ -106,7 +107,7 @@ class FlopsLedger:
         return self._rows[key].times(batch)
 
     def _check(self, row: "Pass", inputs: dict) -> None:
-        """Compare two rows with twice one."""
+        """Raise ValueError unless two rows cost twice as much as one."""
         kind, expected = type(self._model).__name__, row.times(2)
         with FlopCounterMode(display=False) as counter:
             two = record(self._model, _first_row(inputs, 2))
@@ -116,7 +117,7 @@ class FlopsLedger:
                 f"row runs {(row.forward, row.backward)} operations forward and backward, and two run "
                 f"{(two.forward, two.backward)}."
             )
-        # Of attention PyTorch's count leaves out some kernels, and may come out lower.
+        # PyTorch's count leaves out some kernels of attention, and may be lower.
         if expected.forward_flops() < counter.get_total_flops():
             raise ValueError(
                 f"this {kind} runs {counter.get_total_flops()} operations on two rows, of which "
@@ -144,7 +145,7 @@ def flops_per_token(
 def blank_sentences(
     batch_size: int, source_length: int, target_length: int, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Return inputs of a translation model of these sizes that say nothing."""
+    """Return inputs of these sizes for a translation model, without content."""
     lengths = {"input_ids": source_length, "decoder_input_ids": target_length}
     return {name: torch.zeros(batch_size, length, dtype=torch.long, device=device) for name, length in lengths.items()}
 
@@ -172,7 +173,7 @@ def _first_row(inputs: dict, number: int) -> dict:
 
 
 class _SentenceCost:
-    """What the live level of a translation model costs, in the number of sentences and their two lengths."""
+    """The cost of the live level of a translation model, by the number of sentences and their two lengths."""
 
     # (batch, source, target) of the forward passes that determine the five coefficients, and of one more that checks
     # them. All are shorter than any real sentence, so that a probe costs next to nothing beside a training step.
@@ -230,7 +231,7 @@ class LowRankCall:
     """
 
     layer: PartitionedRankLinear = field(compare=False)
-    sizes: tuple  # what of the layer makes two calls equal
+    sizes: tuple  # the properties of the layer by which two calls are equal
     level: int
     input_needs_grad: bool
     W_needs_grad: bool
@@ -268,7 +269,7 @@ class LowRankCall:
         return 2 * tokens * self._rank * (layer.in_features + layer.out_features) + self._is_full * dense
 
     def backward(self, tokens: int) -> int:
-        """Count those of its backward pass."""
+        """Count the operations of the layer's backward pass."""
         layer = self.layer
         dense = 2 * tokens * layer.in_features * layer.out_features
         factors_need_grad = self.U_needs_grad + self.V_needs_grad
@@ -282,7 +283,7 @@ class LowRankCall:
         return total + self._is_full * dense * (self.input_needs_grad + self.W_needs_grad)
 
     def exported_forward(self, tokens: int) -> int:
-        """Count those of the forward pass of the layer that an export of the level holds."""
+        """Count the operations of the forward pass of the layer in an export of the level."""
         layer = self.layer
         if self._is_full:
             return 2 * tokens * layer.in_features * layer.out_features
@@ -304,7 +305,7 @@ class Pass:
     calls: Counter[tuple[LowRankCall, int]] = field(default_factory=Counter)
 
     def times(self, batch: int) -> "Pass":
-        """Return the pass over so many rows for each one of this."""
+        """Return the pass over `batch` times as many rows."""
         calls = Counter({(call, batch * tokens): count for (call, tokens), count in self.calls.items()})
         return Pass(batch * self.forward, batch * self.backward, calls)
 
@@ -316,7 +317,7 @@ class Pass:
         return self.forward + self._of_calls(LowRankCall.forward)
 
     def training_flops(self) -> int:
-        """Count those of both passes."""
+        """Count the operations of both passes."""
         return self.forward_flops() + self.backward + self._of_calls(LowRankCall.backward)
 
     def exported_flops(self) -> int:
@@ -327,7 +328,7 @@ class Pass:
 class _Recorder(TorchFunctionMode):
     """A mode that adds up the products outside low-rank layers, and the calls of these, into `found`.
 
-    It works above autograd, where it can be seen which operands require a gradient. Layers that are narrower in the
+    It works above autograd, where it sees which operands require a gradient. Layers that are narrower in the
     core run ordinary products with the weight of their level.
     """
 
@@ -346,7 +347,7 @@ class _Recorder(TorchFunctionMode):
         self._inside_layer = True
 
     def leave_layer(self, *_) -> None:
-        """Go on counting products, as a hook after it."""
+        """Resume counting products, as a hook after the layer's forward."""
         self._inside_layer = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -394,7 +395,8 @@ def record(model: nn.Module, inputs: dict) -> Pass:
             hooks.append(layer.register_forward_pre_hook(recorder.enter_layer))
             hooks.append(layer.register_forward_hook(recorder.leave_layer, always_call=True))
     device = next(model.parameters()).device
-    # A model may draw in eval mode too: that of transformers 4 which layers to drop, also where none is dropped.
+    # A model may draw random numbers in eval mode too: transformers 4 draws which layers to drop, even if it drops
+    # none.
     kept_state = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
         with kept_state, _in_eval_mode(model), torch.enable_grad(), recorder:

@@ -1,4 +1,4 @@
-"""What every partitioned layer is to the rest of the package: a module that computes one of several levels."""
+"""The interface of every partitioned layer: a module that computes one of several levels."""
 
 import torch
 from torch import nn
@@ -32,14 +32,14 @@ class PartitionedLayer(nn.Module):
         return list(self.buffers())
 
     def modules_above_core(self) -> list[nn.Module]:
-        """Return its modules that a step of the smallest core never calls, and whose parameters nothing else touches.
+        """Return the modules that a step of the smallest core never calls, and whose parameters nothing else touches.
 
-        FSDP version 2 can make each of them a sharding unit of its own. Empty where the layer is not made of such.
+        FSDP version 2 can make each of them a sharding unit of its own. Empty if the layer has no such modules.
         """
         return []
 
     def stock_state(self, level: int) -> dict[str, torch.Tensor]:
-        """Return the state of the plain module that the layer is at a level, by the plain module's names."""
+        """Return the state of the layer at a level as one plain module, by the plain module's names."""
         raise NotImplementedError
 
     def exported_size(self, level: int) -> int:

@@ -114,7 +114,7 @@ def at_level(model: nn.Module, level: int | str) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def layers_at_level(layers: list[PartitionedLayer], level: int) -> Iterator[None]:
-    """Do what `at_level` does over layers found once, so that a step does not search the model for them."""
+    """Switch the given layers as `at_level` does, so that a step does not search the model for them."""
     before = [layer.level for layer in layers]
     for layer in layers:
         layer.level = level
@@ -128,8 +128,8 @@ def layers_at_level(layers: list[PartitionedLayer], level: int) -> Iterator[None
 def parameters_at_level(model: nn.Module, level: int | str) -> dict[str, nn.Parameter]:
     """Return the parameters that take part at a level, by name, each once: the mask of the level (law 1).
 
-    Every parameter outside the partitioned layers, and the layers' own of that level. The full level has all of them,
-    but for the batch normalizations of the cores.
+    These are every parameter outside the partitioned layers, and the layers' own at that level. The full level has all
+    of them, except the batch normalizations of the cores.
     """
     level = resolve_level(model, level)
     layers = partitioned_layers(model).values()
@@ -152,10 +152,10 @@ def count_exported_parameters(model: nn.Module, level: int | str) -> int:
 
 
 def tie_as_(network: nn.Module, model: nn.Module) -> None:
-    """Tie those parameters of `network` that are one and the same in `model`, in place.
+    """Tie the parameters of `network` that are one and the same in `model`, in place.
 
     Both have these parameters by the same names. The config does not say which are tied:
-    transformers 5 has it that those of every T5 are, and most T5 have an output layer of their own.
+    transformers 5 says that those of every T5 are, but most T5 models have an output layer of their own.
     """
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

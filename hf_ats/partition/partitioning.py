@@ -62,7 +62,7 @@ def partition_with_factors_(model: nn.Module, config: PartitionConfig, factors: 
 
 
 def partition_structure_(model: nn.Module, config: PartitionConfig | None) -> nn.Module:
-    """Partition without the start of the shares: they are left for `load_state_dict` to fill.
+    """Partition without filling the shares; `load_state_dict` fills them later.
 
     Args:
         model: as for `partition_`.

@@ -38,7 +38,7 @@ _T5_LIKE_ROLES = {
     "wi_1": "out",
     "wo": "in",
 }
-# Every channel but those of the picture; the longest suffix that matches decides.
+# Every channel except those of the picture; the longest suffix that matches decides.
 _RESNET_ROLES = {
     "embedder.embedder.convolution": "out",
     "convolution": "both",
@@ -71,21 +71,21 @@ _KINDS = {
 def find_by_model_type(table: dict[str, T], config) -> T | None:
     """Return the entry of a table by `model_type` for a model's config, or for the class that its class derives from.
 
-    A class of someone's own that derives from a known architecture's so has what that has. None if nothing is known.
+    A user's class that derives from a known architecture's class gets the same entry. None if there is no entry.
     """
     known = (getattr(kind, "model_type", None) for kind in type(config).__mro__)
     return next((table[model_type] for model_type in known if model_type in table), None)
 
 
 def matches(pattern: Sequence[str] | str, name: str) -> bool:
-    """Match by PEFT's rule: a string is an expression for the whole name, a list holds whole dotted suffixes."""
+    """Whether a name matches by PEFT's rule: a string is an expression for all of it, a list holds dotted suffixes."""
     if isinstance(pattern, str):
         return re.fullmatch(pattern, name) is not None
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in pattern)
 
 
 def longest_match(table: Iterable[str], name: str) -> str | None:
-    """Return the longest of the dotted suffixes that match a name, which decides where several do, or None."""
+    """Return the longest of the dotted suffixes that match a name, which decides if several do, or None."""
     return max((suffix for suffix in table if matches([suffix], name)), key=len, default=None)
 
 
@@ -95,8 +95,8 @@ def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Modu
     The output head is left out by identity, whatever its name.
 
     Raises:
-        ValueError: no preset and neither `target_modules` nor `ranks`; an entry that matches nothing; a match that is
-            no layer of a kind that can be split, or whose weight another module shares.
+        ValueError: no preset and neither `target_modules` nor `ranks`; an entry that matches nothing; a match that has
+            a kind that cannot be split, or whose weight another module shares.
     """
     presets = PRESETS if config.method == "rank" else WIDTH_PRESETS
     argument = "target_modules" if config.ranks is None else "ranks"
@@ -140,10 +140,10 @@ def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Modu
 
 
 def find_roles(model: nn.Module, config: PartitionConfig, targets: dict[str, nn.Module]) -> dict[str, str]:
-    """Return what of each target is narrower in the core, by name.
+    """Return the role of each target by name: what is narrower in the core.
 
     Raises:
-        ValueError: the preset says nothing of a target, or its role is not one for a module of its kind.
+        ValueError: the preset does not have a target, or its role is not one for a module of its kind.
     """
     given = isinstance(config.target_modules, dict)
     table = config.target_modules if given else find_by_model_type(WIDTH_PRESETS, getattr(model, "config", None)) or {}

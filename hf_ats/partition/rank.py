@@ -26,8 +26,8 @@ from .layers import PartitionedLayer
 class FullRankWeight(nn.Module):
     """The holder of `W`, which nothing else touches.
 
-    A module of its own so that FSDP version 2 can make it a sharding unit of its own: a core step never calls it, and
-    so neither gathers nor reduces `W`. For the same reason everything that reads `W` happens inside `forward`.
+    It is a module of its own so that FSDP version 2 can make it a sharding unit of its own: a core step never calls
+    it, and so neither gathers nor reduces `W`. For the same reason everything that reads `W` happens inside `forward`.
     """
 
     def __init__(self, weight: nn.Parameter):
@@ -216,8 +216,8 @@ class PartitionedRankLinear(PartitionedLayer):
     def merges(self, tokens: int, level: int | None = None) -> bool:
         """Whether `tokens` input rows are cheaper through one product with a weight formed first.
 
-        Counts multiply-adds: forming the weight costs `k in out` and, at the full level, `in out` for the sum;
-        otherwise every token pays for the products with `U` and `V`. The backward pass doubles both sides.
+        The count is in multiply-adds: forming the weight costs `k in out` and, at the full level, `in out` for the
+        sum; otherwise every token pays for the products with `U` and `V`. The backward pass doubles both sides.
         """
         level = self.level if level is None else level
         inputs, outputs = self.in_features, self.out_features

@@ -1,4 +1,4 @@
-"""Two networks whose outputs are added: a core that stands alone, and an extension beside it (Section 3.4).
+"""Two networks whose outputs are added: a core that works by itself, and an extension beside it (Section 3.4).
 
            inputs  (each network takes those that it names)
               |--------------------.
@@ -9,7 +9,7 @@
                         |
                 level 1, full
 
-The middle case of the paper's Figure 1, of which wide-and-deep networks (Cheng et al., 2016) are the example.
+The middle case of the paper's Figure 1, for example wide-and-deep networks (Cheng et al., 2016).
 """
 
 import functools
@@ -28,10 +28,10 @@ from .levels import is_partitioned
 
 @dataclass
 class SummedOutput(ModelOutput):
-    """What `SummedNetworks` returns where its networks return more than a tensor, or where there are labels.
+    """The output of `SummedNetworks` if its networks return more than a tensor, or if there are labels.
 
     Attributes:
-        loss: of the summed logits, where labels were given; a scalar.
+        loss: of the summed logits, if labels were given; a scalar.
         logits: those of the live level, of the networks' own shape.
     """
 
@@ -40,11 +40,11 @@ class SummedOutput(ModelOutput):
 
 
 class SummedNetworks(PartitionedLayer):
-    """`core(x) + extension(x)` at full level, `core(x)` alone at core level: a super-network of any two networks.
+    """`core(x) + extension(x)` at full level, only `core(x)` at core level: a super-network of any two networks.
 
-    It is partitioned as it is: `set_level`, `at_level`, `parameters_at_level` and `ATSTrainer` take it, and there is
-    nothing to call `partition_` on. A core step computes nothing of the extension and leaves its gradients at None
-    (law 1). `.core` is the module that was given, and needs nothing of this class.
+    It needs no `partition_`: `set_level`, `at_level`, `parameters_at_level` and `ATSTrainer` take it as it is. A core
+    step computes nothing of the extension and leaves its gradients at None (law 1). `.core` is the module that was
+    given, and needs nothing of this class.
 
     Keyword inputs go to the networks whose `forward` names them, so the two may read different ones; a `forward` that
     takes any (`**kwargs`) also gets those that no network names. Positional inputs go to both.
@@ -58,7 +58,7 @@ class SummedNetworks(PartitionedLayer):
     its name in the core.
 
     Args:
-        core (`nn.Module`): the network that stands alone.
+        core (`nn.Module`): the network that works by itself.
         extension (`nn.Module`): the network whose output is added to the core's.
 
     Raises:
@@ -106,7 +106,7 @@ class SummedNetworks(PartitionedLayer):
         return (self.core if level == 0 else self).state_dict()
 
     def forward(self, *inputs, labels: torch.Tensor | None = None, **named) -> torch.Tensor | SummedOutput:
-        """Return the output of the live level: a tensor where the networks return tensors and there are no labels.
+        """Return the output of the live level: a tensor if the networks return tensors and there are no labels.
 
         Raises:
             TypeError: an input is one that neither network takes.
@@ -117,7 +117,7 @@ class SummedNetworks(PartitionedLayer):
         logits = _logits(output)
         if self.level == 1:
             added = _logits(self.extension(*inputs, **for_extension))
-            if added.shape != logits.shape:  # which might broadcast
+            if added.shape != logits.shape:  # the sum might broadcast
                 raise ValueError(
                     f"the core's output has shape {tuple(logits.shape)} and the extension's {tuple(added.shape)}; "
                     "only outputs of one shape can be summed."
@@ -165,9 +165,9 @@ def _logits(output) -> torch.Tensor:
 
 
 def _further_names(module: nn.Module) -> dict[str, str]:
-    """Map each further name of a shared parameter or buffer to its first, the core's where the core has it.
+    """Map each further name of a shared parameter or buffer to its first, the core's if the core has it.
 
-    Files of tensors (safetensors), which the Trainer writes, take every tensor once.
+    Files of tensors (safetensors), which the Trainer writes, hold every tensor once.
     """
     first: dict[int, str] = {}
     further = {}

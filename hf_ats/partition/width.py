@@ -1,7 +1,7 @@
 """Layers whose core is narrower: nested blocks of a weight, and the paper's `PartitionedLinear` (Section 4.2).
 
-The weight of a level is the block of the first `out` rows and `in` columns of the full weight. Each level adds what
-its block has more than the one below, as parameters of their own (law 1):
+The weight of a level is the block of the first `out` rows and `in` columns of the full weight. Each level adds the
+part of its block that the level below lacks, as parameters of their own (law 1):
 
               in_0          in_1          in_2
         .-------------.-------------.-------------.
@@ -12,7 +12,7 @@ its block has more than the one below, as parameters of their own (law 1):
         |                  rows                   |   out_2      level 2, full: extensions[1]
         '-----------------------------------------'
 
-A layer that grows in its outputs alone, such as the first of a feed-forward block, has rows only; the second, which
+A layer that grows only in its outputs, such as the first of a feed-forward block, has rows only; the second, which
 grows in its inputs, has columns only. With several groups, the heads of an attention, each group of rows is cut like
 this, so that a level keeps the first rows of every head.
 """
@@ -29,8 +29,9 @@ from .layers import PartitionedLayer
 class Extension(nn.Module):
     """The blocks that one level adds, which no other module touches.
 
-    A module of its own so that FSDP version 2 can make it a sharding unit of its own: a step at a lower level never
-    calls it, and so neither gathers nor reduces its blocks. For the same reason they are joined inside `forward`.
+    It is a module of its own so that FSDP version 2 can make it a sharding unit of its own: a step at a lower level
+    never calls it, and so neither gathers nor reduces its blocks. For the same reason they are joined inside
+    `forward`.
 
     Attributes:
         rows: shape `(groups * new outputs, inputs, *kernel_size)`, or None.
@@ -144,7 +145,7 @@ class NestedWeight(PartitionedLayer):
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
     def _take_over(self, module: nn.Module) -> None:
-        """Take the training mode of the plain module, what of it is frozen, and its own bias where that is not cut."""
+        """Take over the plain module's training mode, what is frozen in it, and its own bias if that is not cut."""
         self.train(module.training)
         if module.bias is not None and len(set(self.out_sizes)) == 1:
             self.core_bias = module.bias
@@ -178,7 +179,7 @@ class PartitionedLinear(NestedWeight):
     """A linear layer with fewer inputs, outputs, or both at its core levels (Section 4.2 and Appendix C of the paper).
 
     Args:
-        in_sizes (`tuple[int, ...]`): input features at each level, the full one last; all equal where inputs stay.
+        in_sizes (`tuple[int, ...]`): input features at each level, the full one last; all equal if the inputs stay.
         out_sizes (`tuple[int, ...]`): output features at each level, of each group.
         groups (`int`, defaults to 1): groups of output features that are cut alike, such as attention heads.
         filled (`bool`, defaults to `False`): whether the output is filled up with zeros to its full size, in each

@@ -1,7 +1,7 @@
-"""Which sizes each level has where, when a network is partitioned by width, and in which order its neurons stand.
+"""The sizes of each level in a network that is partitioned by width, and the order of its neurons.
 
 The layers that one module holds are a block: what narrows the outputs of some (`fc1`) narrows the inputs of others
-(`fc2`), and queries and keys are multiplied with each other. A core runs where a block is narrowed as a whole.
+(`fc2`), and queries and keys are multiplied with each other. A core runs only if a block is narrowed as a whole.
 """
 
 import math
@@ -27,7 +27,7 @@ def plan_width(
 ) -> tuple[dict[str, Callable[[bool], PartitionedLayer]], list[nn.Module]]:
     """Return the function that makes each target's layer, and the attentions whose heads get narrower.
 
-    The functions are told whether to fill the layer from the target.
+    Each function takes whether to fill the layer from the target.
 
     Raises:
         ValueError: a target has no role or a wrong one; a partner of it is missing, or of another size; two levels are
@@ -102,7 +102,7 @@ def _heads(model: nn.Module, name: str) -> int:
     return heads
 
 
-# ---- What would not run, or not be what it is said to be ----
+# ---- Refusals: what would not run, or not be what its config says ----
 
 
 def _refuse_unfit_block(block: dict[str, str], targets: dict[str, nn.Module]) -> None:

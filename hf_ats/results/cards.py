@@ -18,7 +18,7 @@ from .results import RESULTS
 from .tables import align, core_sizes, number, settings, unique
 
 _SAMPLES = 8
-# What says where a run was, not how it was trained.
+# Arguments that say where a run was, not how it was trained.
 _UNTOLD_ARGUMENTS = ("hub_", "push_to_hub", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug")
 
 
@@ -26,7 +26,7 @@ def render_card(results: dict, level: str, repositories: dict[str, str]) -> str:
     """Render the whole `README.md` of a repository: metadata that the Hub reads, and the text below it.
 
     Args:
-        results: what `report_trained` returned or `read_results` read; nothing else is told.
+        results: what `report_trained` returned or `read_results` read; the card says nothing else.
         level: which network of the run.
         repositories: the ids of the repositories that are pushed together, by level, this one's included; the others
             are linked.
@@ -55,7 +55,7 @@ def render_card(results: dict, level: str, repositories: dict[str, str]) -> str:
 
 
 def _facts(results: dict, level: str) -> dict:
-    """Return what a person knows, languages included; what a card cannot do without is refused if it is not there."""
+    """Return the facts that a person knows, languages included; refuse if one that a card needs is missing."""
     if level not in results["levels"]:
         raise ValueError(f"{RESULTS} has no level {level!r}; it has {', '.join(results['levels'])}.")
     if not results.get("samples"):
@@ -83,7 +83,7 @@ def _facts(results: dict, level: str) -> dict:
 def _templates() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(model_cards.__file__).parent),
-        undefined=jinja2.StrictUndefined,  # a fact that is not there must not become an empty place
+        undefined=jinja2.StrictUndefined,  # a missing fact must not become an empty place
         autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -92,7 +92,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
-    """What the templates ask for: text, or figures as text."""
+    """Return what the templates ask for: text, or figures as text."""
     data, training, own = results["data"], results["training"], results["levels"][level]
     return {
         "metadata": card_data(results, level, repositories[level]).to_yaml(),
@@ -146,7 +146,7 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
 
 
 def _partition(partition: dict, level: str) -> dict:
-    """Return what is told of the partition, and of this level of it."""
+    """Return what the card says of the partition, and of this level."""
     targets, sizes = partition.get("target_modules"), core_sizes(partition)
     of = "" if partition.get("ranks") else f" of the full {partition['method']}"
     return {
@@ -160,7 +160,7 @@ def _partition(partition: dict, level: str) -> dict:
 
 
 def _table(results: dict, level: str, repositories: dict[str, str]) -> str:
-    """A row for each network of the run."""
+    """Return a table with a row for each network of the run."""
     speeds = any(figures["decoding_speed"] for figures in results["levels"].values())
     header = ["network", "parameters", "size (MB)", "FLOPs per token (M)", "BLEU", "chrF"]
     rows = []
@@ -217,7 +217,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _samples(results: dict, level: str) -> str:
-    """A table of translations by this network and by the other end of the run."""
+    """Return a table of translations by this network and by the other end of the run."""
     samples = results["samples"]
     step = math.ceil(len(samples) / _SAMPLES)
     ends = ("core", "full") if level in ("core", "full") else (level, "full")
@@ -230,7 +230,7 @@ def _samples(results: dict, level: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays what it is in a cell of a Markdown table."""
+    """Return text that a cell of a Markdown table shows unchanged."""
     text = " ".join(text.split())
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")
@@ -238,7 +238,7 @@ def _cell(text: str) -> str:
 
 
 def _example(results: dict) -> dict:
-    """What the lines of code on a card translate, and with which arguments: those of the scores."""
+    """Return what the lines of code on a card translate, and with which arguments: those of the scores."""
     data, sample = results["data"], results["samples"][0]
     codes = {"src_lang": data.get("tokenizer_source_lang"), "tgt_lang": data.get("tokenizer_target_lang")}
     codes = {name: code for name, code in codes.items() if code}
@@ -252,9 +252,9 @@ def _example(results: dict) -> dict:
 
 
 def _arguments(arguments: dict) -> str:
-    told = {
+    shown = {
         name: portable(value) if isinstance(value, str) else value
         for name, value in arguments.items()
         if value is not None and not name.startswith(_UNTOLD_ARGUMENTS)
     }
-    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=1000).strip() if told else ""
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000).strip() if shown else ""

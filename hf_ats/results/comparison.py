@@ -20,15 +20,15 @@ def render_comparison(
     """Render Markdown tables of runs, from their `results.json`: one of runs with a single core, one of ladders.
 
     The first has a row for each kind of run; the second, of runs with several cores, a row for each level of each kind
-    of run. Runs that differ in nothing but their seed share their rows, as mean ± standard deviation of the sample.
-    Rows stand in the order of the files. Column `r` has the ratio of a core: of its rank, or after the word "width" of
+    of run. Runs that differ only in their seed share their rows, as mean ± standard deviation of the sample.
+    Rows follow the order of the files. Column `r` has the ratio of a core: of its rank, or after the word "width" of
     its width; and the layers that are partitioned, where they are not the preset's. Below the tables are the
     signatures of the scores, how the translations were decoded, and the commands.
 
     Args:
         result_files: files that `write_results` wrote.
         commands: whether to list the command of each run under the tables.
-        replace: text in the commands to write otherwise, such as the folder where the data lay.
+        replace: text to replace in the commands, such as the folder where the data lay.
 
     Raises:
         ValueError: there are no files; one holds no results; or two were scored in different ways or on different
@@ -64,7 +64,7 @@ def render_comparison(
 
 
 def _table_of_runs(groups: list[list[dict]]) -> str:
-    """A row for each group of runs that differ in their seed alone; a column for each score of each level."""
+    """Return a table: a row for each group of runs that differ only in their seed, a column for each score."""
     several_seeds = any(len(group) > 1 for group in groups)
     names = sort_levels(name for group in groups for run in group for name in run["levels"])
     rows = []
@@ -81,7 +81,7 @@ def _table_of_runs(groups: list[list[dict]]) -> str:
 
 
 def _table_of_ladders(groups: list[list[dict]]) -> str:
-    """A row for each level of each group; what was trained and how long stands in the first row of a group."""
+    """Return a table: a row for each level of each group; the first of a group says what was trained, how long."""
     several_seeds = any(len(group) > 1 for group in groups)
     rows = []
     for group in groups:
@@ -160,7 +160,7 @@ def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") 
 
 
 def _shell_lines(commands: Sequence[str]) -> list[str]:
-    """The commands as lines for a shell, the flags that all of them share written once, in a variable."""
+    """Return the commands as lines for a shell, the flags that all of them share written once, in a variable."""
     split = [re.split(r"\s(?=--\w)", command) for command in commands]
     shared = [part for part in split[0][1:] if all(part in other[1:] for other in split)]
     if len(commands) == 1 or not shared:
@@ -172,9 +172,9 @@ def _shell_lines(commands: Sequence[str]) -> list[str]:
 
 
 def _kind(results: dict) -> tuple:
-    """What runs of one row have in common: all but the seed and what follows from it."""
+    """Return what runs of one row have in common: all but the seed and what follows from it."""
     training = results["training"]
-    # The seed stands in the arguments too; the directories follow from it, and the others do not change what is
+    # The seed is among the arguments too; the directories follow from it, and the others do not change what is
     # trained.
     own = re.compile(
         r"seed|_dir$|run_name|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$"
@@ -207,7 +207,7 @@ def _signatures(results: dict) -> list[str]:
 
 
 def _fields_of_test_data(*runs: dict) -> tuple[str, ...]:
-    """What says that two runs were scored on the same sentences: these, or for want of them where they came from."""
+    """Return the fields that are equal if two runs were scored on the same sentences: these, or else their origin."""
     fields = ("source_lang", "target_lang")
     if all("test_fingerprint" in run["data"] for run in runs):
         return (*fields, "test_fingerprint")

@@ -1,4 +1,4 @@
-"""The course of a training run, level by level, as what every picture of it is drawn from."""
+"""The course of a training run, level by level: the data of every picture of it."""
 
 import math
 import re
@@ -69,7 +69,7 @@ def running_mean(values: Sequence[float]) -> list[float]:
 
 
 def _series(log_history: Sequence[dict], key: re.Pattern) -> dict[str, list[tuple[int, float]]]:
-    """`(step, value)` of each level whose key matches, in the order of the log."""
+    """Return `(step, value)` of each level whose key matches, in the order of the log."""
     series = defaultdict(list)
     for entry in log_history:
         for name, value in entry.items():

@@ -30,9 +30,10 @@ def check_facts(facts: dict, where: str = "the facts of the card", complete: boo
     """Refuse what a card cannot hold.
 
     Args:
-        facts: `license`, an identifier of the Hub such as `"apache-2.0"`; where that is `"other"` also `license_name`
+        facts: `license`, an identifier of the Hub such as `"apache-2.0"`; if that is `"other"` also `license_name`
             and `license_link`, a URL; `datasets`, a list of ids of the Hub; `base_model`, an id, or None for a model
-            from scratch; `languages`, the codes of source and target by ISO 639, where the data's own names are none.
+            from scratch; `languages`, the codes of source and target by ISO 639, if the data's own names are not such
+            codes.
         where: what the message says they are missing from, or wrong in.
         complete: also refuse that a fact is missing which every card needs.
 
@@ -140,7 +141,7 @@ def _hub_language(*names: str | None) -> str:
 
 
 def with_facts(results: dict, given: dict) -> dict:
-    """Return results with facts beside or in the place of those that they have.
+    """Return results with the given facts added; they replace earlier ones.
 
     Args:
         results: of a run.

@@ -1,4 +1,4 @@
-"""`report.html`: what a run came to, on one page that needs nothing but a browser."""
+"""`report.html`: what a run found, on one page that needs only a browser."""
 
 import os
 import shlex
@@ -55,7 +55,7 @@ def report_page(run_directory: str | os.PathLike, results: dict) -> str:
 
     Args:
         run_directory: as in `write_report_page`.
-        results: those of the run, or of them what other people may see.
+        results: those of the run, or only what other people may see of them.
     """
     directory = Path(run_directory)
     return render_report_page(results, _read_log(directory), title=directory.resolve().name)
@@ -163,7 +163,7 @@ def _partition(partition: dict | None) -> str:
     if partition is None:
         return "none"
     given = {name: value for name, value in partition.items() if value is not None and value != []}
-    if "ranks" in given:  # of every module by itself, which are many
+    if "ranks" in given:  # one for each module, which are many
         given["ranks"] = f"{_core_sizes(partition).split(maxsplit=1)[1]} in {len(given['ranks'])} modules"
     return settings(given)
 
@@ -220,7 +220,7 @@ def _text(value) -> str:
 
 
 def _language_tag(code: str | None) -> str | None:
-    """`de_DE` and `deu_Latn` as a browser reads them; None for what is no language code."""
+    """Return `de_DE` and `deu_Latn` as a browser reads them; None for what is not a language code."""
     parts = (code or "").replace("_", "-").split("-")
     if not all(part.isascii() and part.isalnum() and len(part) <= 8 for part in parts):
         return None
@@ -228,6 +228,6 @@ def _language_tag(code: str | None) -> str | None:
 
 
 def _lighter(color: str) -> str:
-    """A third of the way to white, for a dark ground."""
+    """Return a colour a third of the way to white, for a dark ground."""
     channels = (int(color[start : start + 2], 16) for start in (1, 3, 5))
     return "#" + "".join(f"{round(channel + (255 - channel) * 0.35):02X}" for channel in channels)

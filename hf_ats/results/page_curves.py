@@ -25,7 +25,7 @@ class Curve:
     level: str
     line: str
     raw_line: str | None  # every value, where `line` is their running mean
-    markers: list[tuple[str, str, str]]  # x, y, and the text that is shown when one points at it
+    markers: list[tuple[str, str, str]]  # x, y, and the text that is shown under the pointer
     label_y: float
 
 
@@ -41,7 +41,7 @@ class Chart:
     y_ticks: list[tuple[str, str]]
     curves: list[Curve]
     levels: list[str]
-    absent: list[str]  # levels of which no value is finite
+    absent: list[str]  # levels without a finite value
     rows: list[tuple[str, list[str]]]  # of the table of values: the step, and the value of each level
     omitted: int  # steps that the table leaves out
 
@@ -49,8 +49,8 @@ class Chart:
 def lay_out(panel: Panel, last_step: int) -> Chart:
     """Lay one panel out.
 
-    Values that are not finite leave a gap. Many values are thinned out, such that no peak is lost; over them their
-    running mean is drawn.
+    Values that are not finite leave a gap. Many values are thinned out so that no peak is lost, and their running mean
+    is drawn over them.
 
     Args:
         panel: one of `training_panels`.
@@ -113,7 +113,7 @@ def _decimals(value: float) -> int:
 
 
 def _curve(level: str, points: Points, x, y) -> Curve | None:
-    """The curve of a level, its label still where the curve ends; None where no value is finite."""
+    """Return the curve of a level, its label still where the curve ends; None if no value is finite."""
     if all(math.isnan(value) for _, value in points):
         return None
     raw_line, drawn = None, points
@@ -130,7 +130,7 @@ def _curve(level: str, points: Points, x, y) -> Curve | None:
 
 
 def _line(points: Points, x, y) -> str:
-    """A path that leaves gaps where there is no value."""
+    """Return a path that leaves gaps where there is no value."""
     parts, pen = [], "M"
     for step, value in points:
         if math.isnan(value):
@@ -142,7 +142,7 @@ def _line(points: Points, x, y) -> str:
 
 
 def _extremes(points: Points) -> list[tuple[int, float]]:
-    """The lowest and the highest value of each stretch, in the order in which they came; a gap where one has none."""
+    """Return the lowest and the highest value of each stretch, in their order; a gap for a stretch without one."""
     kept = []
     for bucket in _stretches(points):
         finite = [point for point in bucket if not math.isnan(point[1])]
@@ -157,13 +157,13 @@ def _stretches(points: Points) -> list[Points]:
 
 
 def _every(points: Sequence, number: int) -> list:
-    """At most `number` + 1 of the points, evenly, the last one among them."""
+    """Return at most `number` + 1 of the points, evenly, the last one among them."""
     stride = max(1, math.ceil(len(points) / number))
     return list(points[len(points) - 1 :: -stride])[::-1]
 
 
 def _spread_labels(curves: list[Curve]) -> list[Curve]:
-    """Moves the labels of curves that end close to one another apart, within the height of the picture."""
+    """Move the labels of curves that end close to one another apart, within the height of the picture."""
     ordered = sorted(curves, key=lambda curve: curve.label_y)
     room = min(_LABEL_HEIGHT, (HEIGHT - _TOP) / max(1, len(ordered)))
     places: list[float] = []
@@ -191,7 +191,7 @@ def _table(panel: Panel) -> tuple[list[tuple[str, list[str]]], int]:
 
 
 def _description(panel: Panel) -> str:
-    """What one who does not see the chart is told of it."""
+    """Return a description of the chart for readers who do not see it."""
     parts = []
     for level, points in panel.series.items():
         finite = [(step, value) for step, value in points if not math.isnan(value)]

@@ -11,7 +11,7 @@ Fact = tuple[str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of one level, what share of the full network's it is, and how long its bar is (0 to 100)."""
+    """A figure of one level, its share of the full network's figure, and the length of its bar (0 to 100)."""
 
     text: str
     share: str | None
@@ -73,7 +73,7 @@ def figure_rows(results: dict) -> list[Row]:
 
 
 def headline(results: dict) -> str:
-    """Say what the run comes to, in a sentence or two."""
+    """Say what the run found, in a sentence or two."""
     levels = results["levels"]
     of_images = task_of(results) == "image-classification"
     field, unit, digits = ("accuracy", "% accuracy", 1) if of_images else ("bleu", " BLEU", 1)

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 # Scripts that are written without spaces, where every character counts as a word.
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_MOST_WORDS = 1000  # of a text whose differences are looked for, which takes the square of this in time
+_MOST_WORDS = 1000  # of a text that is compared, since the time grows with their square
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def mark_differences(translation: str, reference: str) -> list[Piece]:
 
     Returns:
         pieces whose texts, without those of the kind `"missing"`, add up to the translation. `"missing"` says what
-        the reference has in that place, where the translation has nothing in its stead.
+        the reference has in that place, where the translation has nothing instead.
     """
     ours, theirs = split_words(translation), split_words(reference)
     if max(len(ours), len(theirs)) > _MOST_WORDS:

@@ -13,9 +13,9 @@ def plot_training(
 ) -> None:
     """Draw the losses and scores of each level over the optimizer steps, into a PNG file.
 
-    One panel for the training loss, and one each for validation loss, BLEU, chrF and accuracy as far as they were
-    logged, with a curve for each level. Where the training loss was logged very often its running mean is drawn over
-    the values. Values that are not finite leave a gap.
+    One panel shows the training loss, and one each shows validation loss, BLEU, chrF and accuracy if they were logged,
+    with a curve for each level. If the training loss was logged very often, its running mean is drawn over the values.
+    Values that are not finite leave a gap.
 
     Args:
         log_history: `trainer.state.log_history`, with the keys `loss_<level>`, `eval_<level>_loss`,
@@ -25,7 +25,7 @@ def plot_training(
         task: of the run, as in its results.
 
     Raises:
-        ValueError: nothing of a level was logged.
+        ValueError: no figure of a level was logged.
 
     Example:
     ```python

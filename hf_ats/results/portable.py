@@ -19,7 +19,7 @@ def portable(text: str) -> str:
     ```
     """
     if not re.match(r"(file:|/|~|\.\./|[A-Za-z]:[\\/])", text):
-        # also within a word, as in the JSON of a flag; an address of the web is no such path
+        # also within a word, as in the JSON of a flag; an address of the web is not such a path
         return re.sub(r"(?<=[\"'=:,\[{ ])(?<!:/)(/(?!/)[^\s\"',}\]]+)", lambda found: portable(found[1]), text)
     text = text.removeprefix("file:")
     parts = [part for part in PurePosixPath(text.replace(os.sep, "/")).parts if part not in ("/", "..")]
@@ -27,7 +27,7 @@ def portable(text: str) -> str:
 
 
 def portable_results(results: dict) -> dict:
-    """Return a run's results with portable paths in what says how they were found; doing it again changes nothing."""
+    """Return a run's results with portable paths in the fields that say how they were found; idempotent."""
 
     def shortened(value):
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""With what results were found, and by which command."""
+"""The versions that results were found with, and the command."""
 
 import importlib.metadata
 import platform
@@ -26,7 +26,7 @@ def installed_versions() -> dict[str, str | None]:
 
 
 def without_secrets(command: str) -> str:
-    """Return the command with `***` in the place of tokens: results are shown and published."""
+    """Return the command with `***` instead of tokens: results are shown and published."""
     try:
         words = shlex.split(command)
     except ValueError:  # a command that somebody wrote by hand

@@ -41,7 +41,7 @@ _LEVEL_FIELDS = ("parameters", "size_bytes")
 
 @dataclass(frozen=True)
 class _Task:
-    """What the results of a kind of run hold beside what all of them do."""
+    """The parts of results that only one kind of run has."""
 
     sections: dict
     training_fields: tuple[str, ...]
@@ -70,28 +70,28 @@ def build_results(
     command: str | None = None,
     task: str = "translation",
 ) -> dict:
-    """Make the contents of `results.json`; adds when, with which command and with which versions they were found.
+    """Make the contents of `results.json`; add when, with which command and with which versions they were found.
 
     Args:
         levels: for each level that the run trained, from the smallest core to `"full"`: what its export is
             (`ExportReport.facts()`), `flops_per_token` (`hf_ats.partition.flops_per_token`), `bleu`, `chrf` and their
             signatures (`score_translations`), and `decoding_speed`, what `compare_decoding_speed` says of it, or None
-            where it was not measured. Of images `flops_per_image` and `accuracy` in percent instead of all from
+            if it was not measured. For images `flops_per_image` and `accuracy` in percent instead of all from
             `flops_per_token` on.
         seed: of the training.
-        model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and whatever else
-            tells it apart, such as its sizes.
+        model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and all else that tells
+            it apart, such as its sizes.
         partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
         data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
             `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); if there are
             any, `test_name`, the data's `config`, `source_prefix` and the tokenizer's codes of languages.
         training: `schedule`, `epochs`, `steps`, `flops` of all forward and backward passes, `seconds` of wall time,
-            and the `arguments` that differ from their defaults. Of a run that went on from a checkpoint `seconds` are
+            and the `arguments` that differ from their defaults. For a run that went on from a checkpoint `seconds` are
             those since then, and `resumed_from` names it.
         generation: how the scored translations were decoded, such as `num_beams` and `max_length`; of translation
             only.
         samples: a few sentences, as `select_samples` picks them; of translation only.
-        card: what a person alone knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
+        card: what only a person knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
         command: the command line; by default that of this process. Secrets in it are left out.
         task: `"translation"` or `"image-classification"`.
 
@@ -129,7 +129,7 @@ def build_results(
 
 
 def write_results(path: str | os.PathLike, results: dict) -> None:
-    """Write results as JSON, wholly or not at all: a reader never sees half a file, nor does a crash leave one.
+    """Write results as JSON, wholly or not at all: a reader never sees half a file, and a crash does not leave one.
 
     JSON has no NaN and no infinity: a loss that diverged is written as null. Numpy and torch scalars, paths and dates
     are written as numbers and text.
@@ -218,7 +218,7 @@ def select_samples(
         sources: the sentences, without a model's prefix.
         references: one of each.
         translations: by level, one of each.
-        number: how many; fewer where the set is smaller.
+        number: how many; fewer if the set is smaller.
 
     Returns:
         `list[dict]`: of each `source`, `reference`, and `translations` by level.

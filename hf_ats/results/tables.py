@@ -110,7 +110,7 @@ def settings(values: dict) -> str:
 
 
 def number(value: float | None, scale: float, digits: int) -> str:
-    """Return `value * scale` with `digits` decimals and thousands set off; a dash where there is none."""
+    """Return `value * scale` with `digits` decimals and thousands set off; a dash if there is none."""
     return "-" if value is None or value != value else f"{value * scale:,.{digits}f}"
 
 

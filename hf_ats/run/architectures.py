@@ -47,8 +47,8 @@ def build_model(
             the decoder's input and output embeddings shared / feed-forward 2048, 8 heads, dropout 0.1, not
             shared). `"tiny"` shares all embeddings if the vocabulary is joint.
         tokenizer: says the vocabularies, joint or separate; `<pad>` must be the last id.
-        seed: of the initial weights; the global random state is left alone.
-        sizes: fields of `Architecture`, such as `layers=3` or `dropout=0.1`, in the place of the architecture's; None
+        seed: of the initial weights; the global random state stays as it was.
+        sizes: fields of `Architecture`, such as `layers=3` or `dropout=0.1`, instead of the architecture's; None
             leaves one as it is.
 
     Returns:
@@ -102,8 +102,8 @@ def keep_pad_row_zero_(model: MarianMTModel) -> MarianMTModel:
     """Keep the gradient off the `<pad>` row of an embedding that is also the output projection, in place.
 
     An embedding sends no gradient to its padding row, but the softmax over a tied output projection does, and the
-    decoder starts with that row. CTranslate2 starts with zeros, so its output would part from this model's. Holds for
-    this process: the model of a later `from_pretrained` needs the call again if it is trained on.
+    decoder starts with that row. CTranslate2 starts with zeros, so its output would part from this model's. It holds
+    for this process only: the model of a later `from_pretrained` needs the call again if it is trained on.
     """
     pad = model.config.pad_token_id
     weight = model.get_output_embeddings().weight

@@ -1,4 +1,4 @@
-"""What the commands share: how they end where a user got something wrong, and how they translate."""
+"""What the commands share: how they end if a user got something wrong, and how they translate."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from .languages import set_languages_, source_prefix
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the program with a sentence where a user got something wrong; a context, or a decorator of `main`.
+    """End the program with a sentence if a user got something wrong; a context, or a decorator of `main`.
 
     Example:
 
@@ -35,7 +35,7 @@ def manual_parser(manual: str) -> argparse.ArgumentParser:
 
 
 def translation_parser(manual: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags of whatever translates: which model, and how it decodes."""
+    """Return a parser with the flags of every command that translates: which model, and how it decodes."""
     parser = manual_parser(manual)
     parser.add_argument("--model", required=True, help="directory or Hub id: any export, stock, or a checkpoint-N")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub (default: main)")

@@ -53,8 +53,8 @@ def report_trained(
     through `trainer.log` as `test_<level>_bleu`, `test_<level>_chrf` and `test_<level>_tokens_per_second`, so that
     TensorBoard and other trackers have them.
 
-    For the main process alone; under FSDP every process calls `trainer.whole_model()` before, and the main one hands
-    its model over.
+    Only the main process calls this; under FSDP every process calls `trainer.whole_model()` before, and the main one
+    hands its model over.
 
     Args:
         trainer: one that has trained, with the tokenizer as its `processing_class`.
@@ -71,7 +71,7 @@ def report_trained(
         model_facts: what `results.json` says of the model beside its class; by default the `name` that it was loaded
             by.
         data_facts: what it says of the data beside languages and part, such as `name` and the size of `train`.
-        card: what a person alone knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
+        card: what only a person knows, for the model card: `license` and the other facts of `hf_ats.results.facts`.
         seconds: of the training; by default what the trainer logged.
         recipe: the recipe that the run was started with.
         generate_kwargs: what `generate` takes, such as `num_beams=5`; by default the model's generation config.
@@ -112,7 +112,7 @@ def report_trained(
     for directory in directories.values():
         check_replaceable(directory)
     run_id, weights = _reported_before(output_dir)
-    # They must not stay beside the exports of another training, should this report not come to its end.
+    # They must not stay beside the exports of another training, if this report does not come to its end.
     (output_dir / RESULTS).unlink(missing_ok=True)
     exports = {}
     for name, directory in directories.items():
@@ -187,7 +187,7 @@ def show_report(results: dict) -> str:
 
 
 def _reported_before(output_dir: Path) -> tuple[str | None, dict]:
-    """The run's id and the hashes of its weights, if a run was reported there before."""
+    """Return the run's id and the hashes of its weights, if a run was reported there before."""
     try:
         results = read_results(output_dir / RESULTS)
     except (OSError, ValueError):
@@ -200,7 +200,7 @@ def _weights(results: dict) -> dict:
 
 
 def _training_seconds(trainer: ATSSeq2SeqTrainer) -> float:
-    """Wall time of the last training, from the log."""
+    """Return the wall time of the last training, from the log."""
     for entry in reversed(trainer.state.log_history):
         if "train_runtime" in entry:
             return entry["train_runtime"]
@@ -208,7 +208,7 @@ def _training_seconds(trainer: ATSSeq2SeqTrainer) -> float:
 
 
 def _input_facts(tokenizer, source_prefix: str) -> dict[str, str]:
-    """What a user of the model has to say or write beside the sentence, as far as there is any such thing."""
+    """Return what a user of the model has to give beside the sentence, empty if there is no such thing."""
     facts = {"source_prefix": source_prefix} if source_prefix else {}
     if language_codes(tokenizer):
         facts |= {"tokenizer_source_lang": tokenizer.src_lang, "tokenizer_target_lang": tokenizer.tgt_lang}

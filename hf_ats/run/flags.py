@@ -1,4 +1,4 @@
-"""The flags of a run: which model, on what data, with which cores, trained how."""
+"""The flags of a run: the model, the data, the cores, and the training."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "A LoRA adapter for that model (default: for the one that it names itself), whose A and B become "
-            "the core's U and V: the partitioned model begins as the adapted one. In the place of --ratios and the "
+            "the core's U and V: the partitioned model begins as the adapted one. Instead of --ratios and the "
             "other flags of the partition."
         },
     )
@@ -55,14 +55,14 @@ class ModelArguments:
     )
 
     def facts(self) -> dict:
-        """What results.json says of the model: its `name`, and every flag that is set."""
+        """Return what results.json says of the model: its `name`, and every flag that is set."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return {"name": self.model_name_or_path or self.architecture, **given}
 
 
 @dataclass
 class DataArguments:
-    """On what."""
+    """The data to train on."""
 
     _argument_group_name = "the data"
 
@@ -83,7 +83,7 @@ class DataArguments:
         default="error",
         metadata={
             "help": "Sentences over the limits: 'error' stops before training; 'skip' leaves the pair out of training "
-            "and validation; 'truncate' cuts it. Of the test part no sentence is left out, so that scores are over "
+            "and validation; 'truncate' cuts it. No sentence of the test part is left out, so that scores are over "
             "the whole set: both 'skip' and 'truncate' cut what is more than the model has positions for.",
             "choices": ["error", "skip", "truncate"],
         },
@@ -109,7 +109,7 @@ class DataArguments:
     )
 
     def facts(self, corpus: dict, scored: str) -> dict:
-        """What results.json says of the data: where they are from, and the number of pairs in each part.
+        """Return what results.json says of the data: where they are from, and the number of pairs in each part.
 
         Args:
             corpus: the parts by name.
@@ -125,7 +125,7 @@ class DataArguments:
 
 @dataclass
 class PartitionArguments:
-    """What its cores are."""
+    """The cores of the model."""
 
     _argument_group_name = "the partition"
 
@@ -148,7 +148,7 @@ class PartitionArguments:
     ranks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "The rank of each module's core itself, in the place of --ratios and --target_modules: a suffix "
+            "help": "The rank of each module's core itself, instead of --ratios and --target_modules: a suffix "
             "of names and a rank each, as fc1=16 decoder.layers.5.fc1=64."
         },
     )
@@ -160,7 +160,7 @@ class PartitionArguments:
             f"for an architecture without a preset what is narrower in each layer: {', '.join(ROLES)}."
         },
     )
-    exclude_modules: list[str] | None = field(default=None, metadata={"help": "Layers to leave alone, likewise."})
+    exclude_modules: list[str] | None = field(default=None, metadata={"help": "Layers not to partition, likewise."})
     init: str | None = field(
         default=None,
         metadata={
@@ -221,7 +221,7 @@ class CardArguments:
     )
     card_languages: list[str] | None = field(
         default=None,
-        metadata={"help": "Codes of source and target by ISO 639, where the data's own names are none, as src, tgt."},
+        metadata={"help": "Codes of source and target by ISO 639, if the data's own names, as src, are not."},
     )
 
     def facts(self, dataset_name: str | None = None, model_name: str | None = None) -> dict:

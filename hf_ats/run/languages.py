@@ -10,8 +10,8 @@ def set_languages_(
 ) -> None:
     """Make a tokenizer write, and a model begin with, the codes of a language pair, in place.
 
-    The tokenizer keeps both as `src_lang` and `tgt_lang`. Where it writes the code of the target before a sentence
-    (mBART-50, M2M100, NLLB), that becomes `forced_bos_token_id` of the generation config; where it writes it at the
+    The tokenizer keeps both as `src_lang` and `tgt_lang`. If it writes the code of the target before a sentence
+    (mBART-50, M2M100, NLLB), that becomes `forced_bos_token_id` of the generation config; if it writes it at the
     end (the first mBART, NLLB's legacy behaviour), it is what the decoder starts from, `decoder_start_token_id`. So
     they travel with every export, which then translates in this direction unless it is told another.
 

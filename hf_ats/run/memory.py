@@ -1,4 +1,4 @@
-"""What a training step on a CPU gains by keeping the memory of the step before."""
+"""Memory that a training step on a CPU keeps from the step before, which saves time."""
 
 import ctypes
 import sys

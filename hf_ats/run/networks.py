@@ -34,7 +34,7 @@ def build_networks(
 
     Args:
         model_args: the model, from scratch or pretrained.
-        data_args: the data; its `source_prefix` becomes the model's own where the flags give none.
+        data_args: the data; its `source_prefix` becomes the model's own if the flags give none.
         args: the training arguments.
         pairs: the training part, from which a tokenizer is learned for a model from scratch.
 
@@ -110,7 +110,7 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
 
 
 def name_base_of_adapter_(model_args: ModelArguments) -> None:
-    """Where training begins from an adapter, take the model that it names, unless the flags name one.
+    """If training begins from an adapter, take the model that it names, unless the flags name one.
 
     Raises:
         ImportError, OSError, ValueError: there is no adapter, or it cannot be begun from, as `read_adapter_config`; or

@@ -101,7 +101,7 @@ def tokenize(
 
 
 def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokenized: dict) -> None:
-    """Find now what training, decoding or an export would only find later.
+    """Raise now the errors that training, decoding or an export would raise later.
 
     Args:
         model: as it will be trained, partitioned.
@@ -132,7 +132,8 @@ def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokeniz
 def complete_generation_config_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write into a model's generation config what it leaves open, beams and length, in place.
 
-    Else the Trainer writes 1 beam and 20 tokens there when it validates, and every checkpoint and export carries that.
+    Otherwise the Trainer writes 1 beam and 20 tokens there when it validates, and every checkpoint and export carries
+    that.
     """
     settings = decoding_settings(model, tokenizer)
     model.generation_config.num_beams = settings["num_beams"]

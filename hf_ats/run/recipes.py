@@ -24,7 +24,7 @@ class Recipe:
 
     Args:
         name: as it was given.
-        values: of each of its keys, as the run used them: those of the command line where both give one.
+        values: of each of its keys, as the run used them: those of the command line if both give one.
         overridden: the keys whose value the command line changed.
     """
 
@@ -34,7 +34,7 @@ class Recipe:
 
 
 class Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines above the flags as they are, and names the default of every flag that has one."""
+    """A formatter that keeps the lines above the flags as they are, and names the default of each flag with one."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, argparse.SUPPRESS) else super()._get_help_string(action)
@@ -71,7 +71,7 @@ class FlagParser(HfArgumentParser):
         )
 
     def error(self, message: str) -> None:
-        """End the program with a sentence, which names the recipe where that is wrong."""
+        """End the program with a sentence, which names the recipe if that is wrong."""
         super().error(message if self._recipe is None else f"{self._recipe}: {message}")
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple:
@@ -81,11 +81,11 @@ class FlagParser(HfArgumentParser):
             argv: the words; by default those that this process was called with.
 
         Returns:
-            `(*groups, recipe)`: an instance of each dataclass, and a `Recipe`, or None where none was given. Whatever
-            a user got wrong ends the program with a sentence.
+            `(*groups, recipe)`: an instance of each dataclass, and a `Recipe`, or None if none was given. A mistake of
+            the user ends the program with a sentence.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
-        unset = object()  # argparse sets a default only where the namespace has nothing yet
+        unset = object()  # argparse sets a default only if the namespace has no value yet
         marked = argparse.Namespace(**{action.dest: unset for action in self._actions})
         here = {dest: value for dest, value in vars(self.parse_args(argv, marked)).items() if value is not unset}
         name, written = here.get("recipe"), {}
@@ -94,7 +94,7 @@ class FlagParser(HfArgumentParser):
                 self._recipe = find_recipe(name)
                 written = self._words(self._recipe)
             self.given = {*here, *written}
-            # A null is no word, so it takes the place of the default.
+            # A null is not a word, so it replaces the default.
             nulls = {dest: None for dest, words in written.items() if words is None}
             self.set_defaults(**nulls)
             recipe = [word for words in written.values() for word in words or ()]
@@ -111,7 +111,7 @@ class FlagParser(HfArgumentParser):
         return *groups, Recipe(name, values, [dest for dest in written if values[dest] != of_recipe[dest]])
 
     def _words(self, path: Path) -> dict[str, list[str] | None]:
-        """By flag, the words that give it on a command line; None for a null."""
+        """Return by flag the words that give it on a command line; None for a null."""
         with path.open("rb") as file:
             values = yaml.load(file, _Words)
         if not isinstance(values, dict):
@@ -152,7 +152,7 @@ def find_recipe(name: str) -> Path:
 
 
 class _Words(yaml.BaseLoader):
-    """Reads every scalar as it is written, and null as None; refuses a key that is there twice."""
+    """A loader that reads every scalar as it is written, and null as None, and refuses a key that is there twice."""
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -167,7 +167,7 @@ _Words.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
 
 
 def _plain(value):
-    """What the scalars inside a mapping say: JSON's numbers and constants, or text."""
+    """Return what the scalars inside a mapping say: JSON's numbers and constants, or text."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     try:

@@ -25,7 +25,7 @@ def start(args: ATSTrainingArguments, cores: int) -> None:
             export goes.
     """
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
-    for client in ("httpx", "httpx2"):  # whose line for every request to the Hub is for nobody
+    for client in ("httpx", "httpx2"):  # whose line for every request to the Hub helps nobody
         logging.getLogger(client).setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
@@ -46,7 +46,7 @@ def find_checkpoint(args: ATSTrainingArguments) -> None:
         return
     if given.lower() != "true":
         if not Path(given).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {given} is no directory; give a checkpoint-N, or True.")
+            raise ValueError(f"--resume_from_checkpoint {given} is not a directory; give a checkpoint-N, or True.")
         return
     args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
     if args.resume_from_checkpoint is None:

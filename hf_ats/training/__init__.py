@@ -1,6 +1,7 @@
 """How a super-network is trained: schedules, arguments, the loss, and the trainer's part that alternates.
 
-Knows nothing of results, cards, the Hub or command lines; `hf_ats.trainers` assembles the trainers that a user takes.
+It knows nothing of results, cards, the Hub or command lines; `hf_ats.trainers` assembles the trainers that a user
+takes.
 """
 
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments

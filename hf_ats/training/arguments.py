@@ -28,8 +28,8 @@ def refuse_hub_strategy(args: TrainingArguments) -> None:
         )
 
 
-# Fields of a base class that comes last in the method resolution order stand first, in a command's help for one;
-# being keyword-only they leave `output_dir` the first positional argument.
+# Fields of a base class that comes last in the method resolution order stand first, for example in a command's help;
+# as they are keyword-only, `output_dir` stays the first positional argument.
 @dataclass(kw_only=True)
 class _AlternatingArguments:
     _argument_group_name = "the training: the fields of hf_ats, then those of transformers"
@@ -38,7 +38,7 @@ class _AlternatingArguments:
         default="alternating",
         metadata={
             "help": "Which network each optimizer step trains. 'alternating': even steps the full network, odd steps "
-            "its core (over a ladder, full and the cores in turn); 'core' or 'full': that one alone; 'slimmable': "
+            "its core (over a ladder, full and the cores in turn); 'core' or 'full': only that one; 'slimmable': "
             "every network in every step, gradients summed; 'random': one network, drawn from the seed and the step; "
             "'sandwich': full, the smallest core and one drawn between them, gradients summed.",
             "choices": list(SCHEDULES),
@@ -73,18 +73,18 @@ class _AlternatingArguments:
 
     def _note_given(self):
         self._given = {}
-        for one in fields(self):
-            default = one.default_factory() if one.default_factory is not MISSING else one.default
-            value = getattr(self, one.name)
-            if value != default and one.name != "output_dir" and not one.name.endswith("_token"):
-                self._given[one.name] = value
+        for field_ in fields(self):
+            default = field_.default_factory() if field_.default_factory is not MISSING else field_.default
+            value = getattr(self, field_.name)
+            if value != default and field_.name != "output_dir" and not field_.name.endswith("_token"):
+                self._given[field_.name] = value
 
     def _check_alternating(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is not known; write one of {', '.join(SCHEDULES)}.")
         if not self.alternate_lr_coef > 0:
             raise ValueError(
-                f"alternate_lr_coef={self.alternate_lr_coef} must be positive; to train the full network alone write "
+                f"alternate_lr_coef={self.alternate_lr_coef} must be positive; to train only the full network write "
                 "schedule='full'."
             )
         if self.weight_decay_on not in ("weights", "all"):
@@ -121,7 +121,7 @@ class _AlternatingArguments:
                 f"{given} is fairseq's schedule, which takes nothing else; leave lr_scheduler_kwargs="
                 f"{self.lr_scheduler_kwargs} or warmup_init_lr out."
             )
-        # A share of all steps where it is below 1; transformers 4 has `warmup_ratio` for that.
+        # A share of all steps if it is below 1; transformers 4 has `warmup_ratio` for that.
         if not (self.warmup_steps or getattr(self, "warmup_ratio", None)):
             raise ValueError(
                 f"{given} needs steps to warm up in; write warmup_steps=4000, or leave warmup_init_lr out."
@@ -139,21 +139,21 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
     Args:
         schedule (`str`, defaults to `"alternating"`): which network each optimizer step trains. `"alternating"`: even
             steps the full network, odd steps its core (Algorithm 2); over a ladder, the full network and the cores in
-            turn. `"core"`, `"full"`: that one alone. `"slimmable"`: every network in every step, gradients summed.
+            turn. `"core"`, `"full"`: only that one. `"slimmable"`: every network in every step, gradients summed.
             `"random"`: one network in each step, drawn uniformly as a function of `seed` and the step. `"sandwich"`:
             the full network and the smallest core in every step, and one between them, drawn likewise (Yu and Huang,
             2019); with one core this is `"slimmable"`.
-        alternate_lr_coef (`float`, defaults to 1.0): factor on the learning rate of every step that trains a core
-            alone (Table 4). `slimmable` and `sandwich` have no such step.
+        alternate_lr_coef (`float`, defaults to 1.0): factor on the learning rate of every step that trains only cores
+            (Table 4). `slimmable` and `sandwich` have no such step.
         warmup_init_lr (`float`, *optional*): learning rate of the first step, from which it rises linearly, reaching
-            `learning_rate` after `warmup_steps` (Table 4). For `lr_scheduler_type="inverse_sqrt"` alone, whose warm-up
-            starts at 0 where this is left out. A negative one is taken for 0, as the code base behind the paper does.
+            `learning_rate` after `warmup_steps` (Table 4). Only for `lr_scheduler_type="inverse_sqrt"`, whose warm-up
+            starts at 0 if this is left out. A negative one is taken for 0, as the code base behind the paper does.
         weight_decay_on (`str`, defaults to `"weights"`): what `weight_decay` applies to. `"weights"`: the Trainer's
             rule, which leaves out biases and layer norms. `"all"`: every parameter that is trained, as the code base
             behind the paper does.
 
     Changed defaults: `ddp_find_unused_parameters` is False; `metric_for_best_model` names the full network's loss
-    (`"full_loss"`), since every metric carries its level; `hub_strategy` is `"end"`, the only one there is.
+    (`"full_loss"`), since every metric carries its level; `hub_strategy` is `"end"`, the only choice.
 
     Raises:
         ValueError: an argument is out of its range, or would break the independence of the loss from how a batch is

@@ -1,4 +1,4 @@
-"""What a run says of each level: its losses and gradient norms in the logs, its metrics, its operations."""
+"""The report of each level in a run: losses and gradient norms in the logs, metrics, operations."""
 
 import copy
 from collections import defaultdict
@@ -17,7 +17,7 @@ from .sharding import whole
 class ReportsByLevel:
     """The half of the trainers' mixin that logs, evaluates and counts by level; the other half trains.
 
-    It uses what the other half takes hold of: `level_names`, `trained_levels`, `levels_at_step`, `_layers`, `_flops`.
+    It uses what the other half sets: `level_names`, `trained_levels`, `levels_at_step`, `_layers`, `_flops`.
     """
 
     def __init__(self, *positional, **keywords):
@@ -120,7 +120,7 @@ class ReportsByLevel:
 
 
 class _RunningMeans:
-    """Means of numbers by name, since they were last taken."""
+    """Means of numbers by name since the last `take`."""
 
     def __init__(self):
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)

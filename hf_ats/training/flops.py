@@ -10,14 +10,14 @@ from ..partition import FlopsLedger, is_translation_model, num_levels, parameter
 
 logger = logging.get_logger(__name__)
 
-# A ledger runs the model on a few rows, and what a foreign forward makes of them is its own.
+# A ledger runs the model on a few rows, on which the forward of a foreign model may raise any of these.
 _UNCOUNTABLE = (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError)
 
 
 class FlopsMeter:
-    """Counts the operations of training passes, by `FlopsLedger` where it can count the model.
+    """The operations of training passes, counted by `FlopsLedger` if it can count the model.
 
-    Where it cannot, and for a sharded model that does not translate, the count is Transformers' estimate: 6 for each
+    If it cannot, and for a sharded model that does not translate, the count is Transformers' estimate: 6 for each
     token and each parameter of the level outside the embeddings.
 
     Args:

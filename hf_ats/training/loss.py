@@ -13,7 +13,7 @@ _LOGITS_AT_ONCE = 2**22
 def label_smoothed_cross_entropy(
     outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Cross-entropy per target token, with label smoothing (Table 4's `label_smoothed_cross_entropy`).
+    """Compute the cross-entropy per target token, with label smoothing (Table 4's `label_smoothed_cross_entropy`).
 
     Args:
         outputs: the model's output with `logits`, shape `(batch, target length, vocabulary)`.
@@ -40,7 +40,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """A scalar in float32 at least; `logits` of shape `(tokens, vocabulary)` and `labels` of shape `(tokens,)`."""
+        """Return a scalar in at least float32; `logits` has shape `(tokens, vocabulary)`, `labels` `(tokens,)`."""
         precision = torch.promote_types(logits.dtype, torch.float32)
         normaliser = torch.empty(len(logits), dtype=precision, device=logits.device)
         mean = torch.zeros_like(normaliser)
@@ -60,7 +60,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, scale: torch.Tensor):
-        """The softmax less the smoothed target, times `scale`; shape `(tokens, vocabulary)`."""
+        """Return the softmax less the smoothed target, times `scale`; shape `(tokens, vocabulary)`."""
         logits, normaliser, target, is_target = ctx.saved_tensors
         scales = (scale * is_target)[:, None]
         gradient = torch.empty_like(logits)
@@ -81,7 +81,7 @@ def _rows(logits: torch.Tensor) -> Iterator[slice]:
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """The loss of each target token, shape `(batch, target length)`, 0 where there is none.
+    """Return the loss of each target token, shape `(batch, target length)`, 0 where there is none.
 
     Args:
         logits: shape `(batch, target length, vocabulary)`; the softmax is taken in float32 at least.

@@ -69,8 +69,8 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
 def _refuse_sharding(trainer) -> None:
     """Refuse FSDP version 1, and those options of version 2 under which a law or the request itself would be lost."""
     if not trainer.is_fsdp_enabled:
-        asked = trainer.args.fsdp or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
-        if asked and trainer.args.world_size > 1:
+        requested = trainer.args.fsdp or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if requested and trainer.args.world_size > 1:
             raise ValueError(
                 "FSDP was asked for, but accelerate shards on GPUs and their like only, and here would replicate the "
                 "model without a word; drop the fsdp argument (or use_fsdp of accelerate's config) on CPUs."
@@ -180,7 +180,7 @@ def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
     stored = json.loads(path.read_text(encoding="utf-8"))
     found = stock_config_dict(stored)[1] if "ats_partition" in stored else None
     expected = find_partition(model)
-    # The start of the factors is the past of a checkpoint, not part of its shape.
+    # How the factors started is not part of a checkpoint's shape.
     if _shape(found) != _shape(expected):
         raise ValueError(
             f"the checkpoint {checkpoint} holds {found or 'an unpartitioned model'}, but the model to resume is "

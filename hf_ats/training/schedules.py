@@ -1,7 +1,7 @@
 """Which levels a step trains: pure functions of the optimizer step (law 2).
 
 Equal on every process, constant over an accumulation window, and right after a resume, with no state to save. Drawn
-steps are functions of the seed and the step, and of no generator's state.
+steps are functions of the seed and the step, not of a generator's state.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ class Schedule:
 
 
 def _full_then_cores(num_levels: int) -> list[Levels]:
-    """Algorithm 2: even steps full, odd steps core. Over a ladder: full, then the cores from the smallest up."""
+    """Return Algorithm 2: even steps full, odd steps core; over a ladder full, then the cores from the smallest up."""
     return [(num_levels - 1,), *((core,) for core in range(num_levels - 1))]
 
 
@@ -39,7 +39,7 @@ def _full(num_levels: int) -> list[Levels]:
 
 
 def _all_together(num_levels: int) -> list[Levels]:
-    """Every level in every step, gradients summed (Yu et al., 2019)."""
+    """Return one kind: every level in every step, gradients summed (Yu et al., 2019)."""
     return [tuple(range(num_levels))]
 
 
@@ -48,7 +48,7 @@ def _each_alone(num_levels: int) -> list[Levels]:
 
 
 def _ends_and_one_between(num_levels: int) -> list[Levels]:
-    """The sandwich rule, with one network between (Yu and Huang, 2019): smallest and full are in every step."""
+    """Return the sandwich rule with one network between (Yu and Huang, 2019): smallest and full in every step."""
     return [(0, between, num_levels - 1) for between in range(1, num_levels - 1)] or _all_together(num_levels)
 
 

@@ -1,9 +1,9 @@
 """Sharded training by FSDP version 2 (`fully_shard`), which accelerate carries out.
 
-accelerate chooses the units that are gathered and reduced together by the names of classes. It is told here to make
-every `W`, and every extension of a narrower layer, a unit of its own: a core step never calls the modules that hold
-them, and so neither gathers nor reduces them (law 5), and what gets no gradient stays out of the reduction of its unit
-(law 1).
+accelerate chooses the units that are gathered and reduced together by the names of classes. This module tells it to
+make every `W`, and every extension of a narrower layer, a unit of its own: a core step never calls the modules that
+hold them, and so neither gathers nor reduces them (law 5), and what gets no gradient stays out of the reduction of its
+unit (law 1).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ..partition import find_partition, partition_structure_, partitioned_layers
 
 
 def prepare_sharding_(model: nn.Module, accelerator: Accelerator) -> None:
-    """Do what has to be done before an optimizer is made and `accelerator.prepare` shards the model, in place.
+    """Prepare a model, in place, before its optimizer is made and `accelerator.prepare` shards it.
 
     A model that is sharded already is left as it is.
 
@@ -55,7 +55,7 @@ def _shard_tied_(model: nn.Module, accelerator: Accelerator) -> None:
     """Make one unit of all modules that share a parameter.
 
     accelerate would put an embedding and the output projection into one, and leave out the other embedding of an
-    encoder-decoder, which PyTorch refuses. It takes what is sharded as it is.
+    encoder-decoder, which PyTorch refuses. It leaves modules that are sharded already as they are.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -108,20 +108,20 @@ def _hook_gathered(module: nn.Module, inputs, *, name: str, hooks: tuple[list, l
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether `fully_shard` has been applied to the model."""
+    """Whether `fully_shard` has been applied to the model."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
 
 
 def gathered_copy(model: nn.Module, accelerator: Accelerator, model_class: type) -> PreTrainedModel | None:
-    """Return a copy of a sharded Transformers model that is not, on the CPU of the main process; None on the others.
+    """Return an unsharded copy of a sharded Transformers model, on the CPU of the main process; None on the others.
 
     Every process must call it.
 
     Args:
         model: what `accelerator.prepare` returned.
-        accelerator: which one.
+        accelerator: the one that prepared it.
         model_class: what the model was before.
     """
     state = accelerator.get_state_dict(model)
@@ -144,7 +144,7 @@ def whole(tensor: torch.Tensor | float) -> torch.Tensor | float:
 
 @contextlib.contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let no gradient reach the parameters for the length of a `with` block; those that had none before keep none."""
+    """Freeze the parameters for a `with` block; those that were frozen before stay frozen after it."""
     thawed = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in thawed:
         parameter.requires_grad_(False)

@@ -10,7 +10,7 @@ class TokenBudgetBatches:
     """A mixin for a `Trainer` whose arguments have `max_tokens`."""
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return batches by token budget where `max_tokens` is set, by number of sentences otherwise."""
+        """Return batches by token budget if `max_tokens` is set, by number of sentences otherwise."""
         args = self.args
         if args.max_tokens is None or self.train_dataset is None:
             return super().get_train_dataloader()
@@ -42,7 +42,7 @@ class TokenBudgetBatches:
 
 
 class _EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch where the Trainer cannot: in the epoch of a resume, on several processes."""
+    """A callback that tells the sampler its epoch when the Trainer cannot: after a resume on several processes."""
 
     def __init__(self, sampler: TokenBudgetBatchSampler):
         self._sampler = sampler

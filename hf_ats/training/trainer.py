@@ -21,7 +21,7 @@ from .sharding import frozen, gathered_copy, is_sharded, prepare_sharding_
 
 
 class AlternatingTraining(ReportsByLevel):
-    """Runs each optimizer step at the levels of the schedule, and logs, evaluates and counts by level.
+    """A mixin that runs each optimizer step at the levels of the schedule, and logs, evaluates and counts by level.
 
     Outside its steps and its evaluation the model is at the level that the user left it at. An unpartitioned model is
     its own full level, the only one: the baseline of standard training, under the same loop.
@@ -42,7 +42,7 @@ class AlternatingTraining(ReportsByLevel):
         self.add_callback(_LearningRateOfLevel(self))
 
     def _bind(self, model: nn.Module) -> None:
-        """Take hold of what the steps need of a model: its levels, its layers, its loss."""
+        """Set what the steps need of a model: its levels, its layers, its loss."""
         refuse_unpartitioned(model, self.args.schedule)
         freeze_constants_(model)
         self.level_names = level_names(model)
@@ -60,8 +60,8 @@ class AlternatingTraining(ReportsByLevel):
                 label_smoothed_cross_entropy, label_smoothing=self.args.label_smoothing_factor
             )
         elif not isinstance(model, PreTrainedModel) and not hasattr(model, "accepts_loss_kwargs"):
-            # The Trainer takes any `**kwargs` for a sign that the loss is divided by `num_items_in_batch`, which a
-            # module that only lets them pass would break law 8 with.
+            # The Trainer takes any `**kwargs` as a sign that the loss is divided by `num_items_in_batch`. A module
+            # that only passes them on would break law 8.
             self.model_accepts_loss_kwargs = False
 
     def call_model_init(self, trial=None):
@@ -101,7 +101,7 @@ class AlternatingTraining(ReportsByLevel):
         return self.lr_scheduler
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """Return what the Trainer does, or every parameter where `weight_decay_on` says so."""
+        """Return the names that the Trainer does, or those of every parameter if `weight_decay_on` is "all"."""
         if self.args.weight_decay_on == "all":
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
@@ -159,7 +159,7 @@ class AlternatingTraining(ReportsByLevel):
         return shared + [buffer for level in levels for layer in self._layers for buffer in layer.buffers_at(level)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the Trainer's loss, with the decoder's input made from the labels where a collator left it out."""
+        """Compute the Trainer's loss, with the decoder's input made from the labels if a collator left it out."""
         if self._translates:
             inputs = self._with_decoder_inputs(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -204,7 +204,8 @@ class AlternatingTraining(ReportsByLevel):
 def freeze_constants_(model: nn.Module) -> None:
     """Freeze the parameters that the model's class never saves, in place: Marian's and others' tables of positions.
 
-    transformers 5 forgets to when it loads a checkpoint, and DistributedDataParallel then waits for their gradients.
+    transformers 5 does not do so when it loads a checkpoint, and DistributedDataParallel then waits for their
+    gradients.
     """
     patterns = getattr(model, "_keys_to_ignore_on_save", None) or ()
     for name, parameter in model.named_parameters():
@@ -213,7 +214,7 @@ def freeze_constants_(model: nn.Module) -> None:
 
 
 class _LearningRateOfLevel(TrainerCallback):
-    """Scales the learning rate around the optimizer's step, and leaves the scheduler's own value as it was."""
+    """A callback that scales the learning rate around the optimizer's step, and then restores the scheduler's."""
 
     def __init__(self, trainer: AlternatingTraining):
         self._trainer = trainer

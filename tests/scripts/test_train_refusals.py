@@ -26,7 +26,7 @@ def refused(message: str, *arguments) -> None:
         ("--ranks fc1", "ranks=['fc1'] holds 'fc1'; write a name and its rank, such as fc1=16"),
         ("--method none", "schedule='alternating' needs a partitioned model"),
         ("--resume_from_checkpoint True", "holds no checkpoint-N; leave it out"),
-        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is no directory"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is not a directory"),
         ("--max_source_length 999", "--max_source_length 999 is more than the 512 positions"),
         ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
         ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
