@@ -54,7 +54,7 @@ def test_only_a_complete_card_needs_a_license():
     with pytest.raises(ValueError, match="belongs to --license other"):
         check_facts({"license_name": "mine"}, complete=False)
     with pytest.raises(ValueError, match="is not an identifier"):
-        check_facts({"license": "qwerty"}, complete=False)
+        check_facts({"license": "Apache 2.0"}, complete=False)
 
 
 def test_every_fact_has_a_flag_of_the_training_script(tmp_path):
