@@ -32,10 +32,10 @@ def refused(message: str, *arguments) -> None:
         ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
         (
             "--push_to_hub --license mit --source_lang src --target_lang tgt",
-            "language 'src' is no code by ISO 639, which are two or three letters, such as de or deu; name both",
+            "language 'src' is not a code by ISO 639, two or three letters, such as de or deu; name both",
         ),
-        ("--license Apache-2", "the model cards: license='Apache-2' (--license) is no identifier that the Hub knows"),
-        ("--card_datasets ../multi30k", "the model cards: datasets='../multi30k' (--card_datasets) is no id"),
+        ("--license Apache-2", "the model cards: license='Apache-2' (--license) is not an identifier of the Hub"),
+        ("--card_datasets ../multi30k", "the model cards: datasets='../multi30k' (--card_datasets) is not an id"),
     ],
 )
 def test_bad_input_ends_with_a_sentence(more, message, corpus, tmp_path):
