@@ -24,7 +24,7 @@ RUNTIMES = {"ctranslate2": ("ctranslate2",), "onnxruntime": ("onnxruntime", "onn
 
 
 def require_runtime(name: str) -> None:
-    """Imports what a runtime takes.
+    """Import what a runtime takes.
 
     Raises:
         ValueError: there is no such runtime, or a package is not installed.
@@ -42,7 +42,7 @@ def require_runtime(name: str) -> None:
 
 
 def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLike, quantization: str) -> None:
-    """Writes an export of Marian's own class as CTranslate2 reads it: full, core-dense, a core of fewer neurons.
+    """Write an export of Marian's own class as CTranslate2 reads it: full, core-dense, a core of fewer neurons.
 
     CTranslate2's Marian loader drops the last row of the vocabulary and starts decoding from zeros, so `<pad>` must be
     the last id and its row zero, as `build_model` has it.
@@ -63,7 +63,7 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
     if kind != "marian":
         raise ValueError(
             f"{directory} is of type {kind!r}, which CTranslate2 does not read; give the full network, a core "
-            "by width of its feed-forward layers alone, or one written by export_core(..., dense=True)."
+            "by width of only its feed-forward layers, or one written by export_core(..., dense=True)."
         )
     if tokenizer.separate_vocabs:
         raise ValueError(f"{directory} has a vocabulary for each language; only joint ones are converted here.")
@@ -95,7 +95,7 @@ class CTranslate2Network:
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
-        """`length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, without padding."""
+        """Return `length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, unpadded."""
         pieces = [self._tokenizer.convert_ids_to_tokens(row) for row in input_ids.tolist()]
         results = self._translator.translate_batch(
             pieces,
@@ -108,7 +108,7 @@ class CTranslate2Network:
         return torch.tensor([self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results])
 
     def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
-        """Ids of the best hypothesis for one source, which ends by itself: without start, end and padding."""
+        """Return the ids of the best hypothesis for one source, which ends by itself: no start, end or padding."""
         pieces = [self._tokenizer.convert_ids_to_tokens(source)]
         (result,) = self._translator.translate_batch(
             pieces, beam_size=num_beams, min_decoding_length=0, max_decoding_length=longest
@@ -120,7 +120,7 @@ ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None:
-    """Writes a Marian export, a core too, as two ONNX graphs: `encoder.onnx` and `decoder.onnx`.
+    """Write a Marian export, a core too, as two ONNX graphs: `encoder.onnx` and `decoder.onnx`.
 
     The encoder's outputs are the keys and values of every decoder layer's attention to the source, each
     `(batch, heads, source, size)`, so they are computed once. The decoder is one step: it takes the last ids
@@ -173,7 +173,7 @@ def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's warnings of packages that nothing here uses, and of its own deprecated calls."""
+    """Silence the exporter's warnings of packages that nothing here uses, and of its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -209,7 +209,7 @@ class OnnxNetwork:
         self._takes = {entry.name: entry.shape for entry in self._decoder.get_inputs()}
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
-        """`length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, without padding.
+        """Return `length` ids of the best hypothesis for each row of `input_ids` `(batch, source)`, unpadded.
 
         As `generate` of transformers does it: neither end of sentence nor `<pad>` is chosen, though both keep their
         share of the probability.
@@ -250,13 +250,13 @@ class OnnxNetwork:
 
 
 def _names(config) -> tuple[list[str], list[str], list[str]]:
-    """Of the decoder's own keys and values before and after a step, and of the source's, layer by layer."""
+    """Return the names of the decoder's keys and values before and after a step, and of the source's, by layer."""
     layers = [f"{layer}.{part}" for layer in range(config.decoder_layers) for part in ("keys", "values")]
     return tuple([f"{prefix}.{name}" for name in layers] for prefix in ("past", "present", "source"))
 
 
 def _in_heads(attention: nn.Module, projection: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Keys or values of `hidden` `(batch, tokens, width)`: `(batch, heads, tokens, size)`, any size of heads."""
+    """Return the keys or values of `hidden` `(batch, tokens, width)`: `(batch, heads, tokens, size)`."""
     return projection(hidden).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
