@@ -43,7 +43,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.checkpoint import load_network, weights_size
 from hf_ats.data import default_corpus, read_lines
-from hf_ats.deployment.runtimes import (
+from hf_ats.deployment import (
     RUNTIMES,
     CTranslate2Network,
     OnnxNetwork,

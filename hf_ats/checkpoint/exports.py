@@ -1,4 +1,4 @@
-"""From one partitioned model to the checkpoints that people use: full, core, adapter."""
+"""The exports of a partitioned model: full, core, adapter."""
 
 import os
 from collections import Counter
@@ -65,12 +65,12 @@ def export_core(
     level: int | str = "core",
     dense: bool = False,
 ) -> ExportReport:
-    """Writes a core: the level's own factors or narrower weights, and everything outside the partitioned layers.
+    """Write a core: the level's own factors or narrower weights, and everything outside the partitioned layers.
 
-    A core whose feed-forward layers alone are narrower, and that of a ResNet, is of the model's own class with other
-    sizes in its config: where that is a class of transformers, it needs no code of ours. Any other loads through
-    `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`, either where hf_ats is imported or, with
-    `trust_remote_code=True`, through the files of code that travel with it.
+    A core of which only the feed-forward layers are narrower is of the model's own class, with other sizes in its
+    config. So is the core of a ResNet. Where that is a class of transformers, it needs no code of ours. Any other core
+    loads through `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`: where hf_ats is imported,
+    or with `trust_remote_code=True` through the files of code that travel with it.
 
     Args:
         model: as for `export_full`.
@@ -98,7 +98,7 @@ def export_core(
     if level == len(cores):
         others = f"one of the levels {', '.join(map(repr, cores))}" if cores else "call partition_ before training"
         raise ValueError(
-            f"level={level_given!r} is the full network, which is no core; write export_full(model, directory), or "
+            f"level={level_given!r} is the full network, which is not a core; write export_full(model, directory), or "
             f"{others}."
         )
     check_replaceable(directory)
@@ -113,7 +113,7 @@ def export_level(
     level: int | str,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> ExportReport:
-    """Writes one network of a run, whichever it is: the full one, a core, or a model that was never partitioned.
+    """Write one network of a run: the full one, a core, or a model that was never partitioned.
 
     Args:
         model: as for `export_full`.
@@ -133,7 +133,7 @@ def export_level(
 def export_adapter(
     model: nn.Module, directory: str | os.PathLike, *, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> ExportReport:
-    """Writes the split as a PEFT LoRA adapter over the base `W`, so that merging it gives the full network.
+    """Write the split as a PEFT LoRA adapter over the base `W`, so that merging it gives the full network.
 
     `directory` gets the adapter, with `lora_A = U` and `lora_B = V` of the largest core and scaling 1, and
     `directory/base` a stock checkpoint with `W` in the partitioned layers. The base alone is neither network.
@@ -208,7 +208,7 @@ def export_adapter(
     )
 
 
-# The arithmetic of the reference, so that the comparison sees the weights and nothing else.
+# The arithmetic of the reference, so that only the weights can differ.
 _AS_REFERENCE = {"dtype": torch.float32, "attn_implementation": "eager"}
 
 
@@ -219,7 +219,7 @@ def _export(
         _save(network, tokenizer, draft)
 
     def load(draft: Path) -> PreTrainedModel:
-        # A core's class is of ours, and found as a user finds it; a stock class is loaded without asking anyone.
+        # A core's class is ours, and is found as a user finds it; a stock class is known.
         loader = type(model) if type(network) is type(model) else AutoModelForSeq2SeqLM
         return loader.from_pretrained(draft, **_AS_REFERENCE)
 

@@ -14,7 +14,7 @@ _VERSION = int(transformers.__version__.partition(".")[0])
 
 
 def save_network(network: PreTrainedModel, directory: Path) -> None:
-    """Writes a network as its `save_pretrained` does, but for one thing that version 5 alone would read back.
+    """Write a network as its `save_pretrained` does, except for one thing that only version 5 would read back.
 
     T5 and mT5 either multiply the states before the output layer by `d_model ** -0.5` or do not. Version 4 multiplies
     where the config says that the embeddings are tied; version 5 says so in any case, and has other ways to know. So a
@@ -35,7 +35,7 @@ def _is_unscaled_t5(config) -> bool:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase | BaseImageProcessor, directory: Path) -> None:
-    """Writes the files of a tokenizer, or of a processor of images.
+    """Write the files of a tokenizer, or of a processor of images.
 
     Version 5 has new names for two things, which version 4 does not know and version 5 reads under the old ones too:
     the list of further special tokens (the language codes of NLLB, the sentinels of T5) and the class of a tokenizer
@@ -71,7 +71,7 @@ def weights_size(directory: str | os.PathLike) -> int:
     """
     weights = [file for file in Path(directory).iterdir() if file.suffix in _WEIGHTS]
     if not weights:
-        raise ValueError(f"{directory} holds no .safetensors and no .bin file; give the directory of an export.")
+        raise ValueError(f"{directory} holds no .safetensors or .bin file; give the directory of an export.")
     return sum(file.stat().st_size for file in weights)
 
 

@@ -1,4 +1,4 @@
-"""Reading back what a partitioned model's `save_pretrained`, or the Trainer, wrote."""
+"""What reads a run from disk or the Hub: partitioned models, single networks, tokenizers."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from .writing import REPORT_NAME, ExportReport
 
 
 def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
-    """Loads a partitioned model from its checkpoint, bitwise as it was saved, at full level and in eval mode.
+    """Load a partitioned model from its checkpoint, bitwise as it was saved, at full level and in eval mode.
 
     Args:
         directory: what `save_pretrained` of a partitioned model wrote, or a `checkpoint-N` of the Trainer.
@@ -48,8 +48,8 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     stock_class = _stock_class(stock_dict)
     if stock_class is None:
         raise ValueError(
-            f"{directory} is a {stock_dict['architectures'][0]}, which is no class of transformers and of none of its "
-            "Auto classes; import the module that registers it, or construct the model, and fill it by "
+            f"{directory} is a {stock_dict['architectures'][0]}, which is neither a class of "
+            "transformers nor registered with its Auto classes; import the module that registers it, or construct the model, and fill it by "
             "partition_structure_(model, PartitionConfig(...)) and load_state_dict."
         )
 
@@ -107,7 +107,7 @@ def _stock_class(stock_dict: dict) -> type[PreTrainedModel] | None:
 
 
 def stored_levels(model: str | os.PathLike, **hub) -> list[str]:
-    """The names of the networks that a checkpoint holds: every level of a training checkpoint, an export's own.
+    """Return the names of the networks that a checkpoint holds: every level of a training checkpoint, an export's own.
 
     Any other model, of a directory or of the Hub, is a full network.
 
@@ -122,9 +122,9 @@ def stored_levels(model: str | os.PathLike, **hub) -> list[str]:
 
 
 def load_network(model: str | os.PathLike, level: int | str | None = None, **kwargs) -> PreTrainedModel:
-    """Loads one network for inference, whatever it is stored as: an export, a training checkpoint, a stock model.
+    """Load one network for inference from an export, a training checkpoint or a stock model.
 
-    Of an adapter export this is the full network, with the adapter merged into its base.
+    For an adapter export this is the full network, with the adapter merged into its base.
 
     Args:
         model: a directory, or an id of the Hub.
@@ -155,7 +155,7 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
 
 
 def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBase:
-    """The tokenizer of what `load_network` loads; an adapter export keeps it with the base.
+    """Return the tokenizer of what `load_network` loads; an adapter export keeps it with the base.
 
     Args:
         model: a directory, or an id of the Hub.
@@ -170,7 +170,7 @@ def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBas
 
 
 def load_processor(model: str | os.PathLike, network: PreTrainedModel, **hub):
-    """What makes the inputs of a network: its tokenizer, or of a network for images its processor, if there is one.
+    """Return what makes the inputs of a network: its tokenizer, or for images its processor or None.
 
     Args:
         model: what `load_network` loaded, a directory or an id of the Hub.
@@ -185,7 +185,7 @@ def load_processor(model: str | os.PathLike, network: PreTrainedModel, **hub):
 
 
 def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTrainedModel:
-    """The full network: `base` with the LoRA adapter in `directory` merged into its weights, in place."""
+    """Merge the LoRA adapter in `directory` into the weights of `base`, in place, and return the full network."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
@@ -198,15 +198,15 @@ _BASE = "base"
 
 
 def _of_the_hub(kwargs: dict) -> dict:
-    """Those arguments of `from_pretrained` that say where on the Hub, or in its cache, files are."""
+    """Return the arguments of `from_pretrained` that say where on the Hub, or in its cache, files are."""
     names = ("revision", "token", "cache_dir", "force_download", "local_files_only")
     return {name: kwargs[name] for name in names if name in kwargs}
 
 
 def _find(model: str | os.PathLike, name: str, hub: dict) -> Path | None:
-    """A file of a directory or of the Hub, here or fetched; None where there is none.
+    """Return the path of a file of a directory or, fetched, of the Hub; None if there is none.
 
-    Also where the model is none, or out of reach, which loading its weights says better.
+    A model that does not exist or is out of reach gives None too: loading its weights says so better.
     """
     if Path(model).is_dir():
         path = Path(model) / name
@@ -228,12 +228,12 @@ def _is_adapter(model: str | os.PathLike, hub: dict) -> bool:
 
 
 def _fetched(model: str | os.PathLike, hub: dict) -> Path:
-    """The directory itself, or that in which the Hub's cache keeps the whole repository."""
+    """Return the directory itself, or that in which the Hub's cache keeps the whole repository."""
     return Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), **hub))
 
 
 def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:
-    """Whether `model` is a directory that `load_partitioned` reads."""
+    """Return whether `model` is a directory that `load_partitioned` reads."""
     path = Path(model) / CONFIG_NAME
     if not path.is_file():
         return False
@@ -256,7 +256,7 @@ def _read_config(directory: Path):
     if not (directory / CONFIG_NAME).exists():
         last = get_last_checkpoint(directory)
         found = f"; its last checkpoint is {last}" if last else ""
-        raise FileNotFoundError(f"{directory} is no checkpoint: it has no {CONFIG_NAME}{found}.")
+        raise FileNotFoundError(f"{directory} is not a checkpoint: it has no {CONFIG_NAME}{found}.")
     config_dict = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     try:
         return stock_config_dict(config_dict)

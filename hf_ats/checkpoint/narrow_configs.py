@@ -8,7 +8,7 @@ from ..partition import PartitionedLayer, find_by_model_type, partitioned_layers
 
 
 def narrow_config(model: PreTrainedModel, level: int):
-    """The stock config of a core of smaller width, or None if the stock config cannot say how wide its layers are.
+    """Return the stock config of a core of smaller width, or None if it cannot say how wide the layers are.
 
     Args:
         model: partitioned by width.
@@ -20,12 +20,12 @@ def narrow_config(model: PreTrainedModel, level: int):
 
 
 def has_narrow_config(model: PreTrainedModel) -> bool:
-    """Whether cores of smaller width of this architecture can be of its own class, if their layers are chosen so."""
+    """Return whether cores of smaller width of this architecture can be of its own class, for some target modules."""
     return find_by_model_type(_FIELDS, stock_config(model)) is not None
 
 
 def _like_bart(config, layers: dict[str, PartitionedLayer], level: int):
-    """`encoder_ffn_dim` and `decoder_ffn_dim`, which all layers of a half share."""
+    """Set `encoder_ffn_dim` and `decoder_ffn_dim`, which all layers of a half share."""
     sizes = {"encoder": set(), "decoder": set()}
     for name, layer in layers.items():
         if not name.endswith((".fc1", ".fc2")):
@@ -42,7 +42,7 @@ def _like_bart(config, layers: dict[str, PartitionedLayer], level: int):
 
 
 def _like_t5(config, layers: dict[str, PartitionedLayer], level: int):
-    """`d_ff`, which all layers of both halves share."""
+    """Set `d_ff`, which all layers of both halves share."""
     sizes = set()
     for name, layer in layers.items():
         if not name.endswith((".wi", ".wi_0", ".wi_1", ".wo")):
@@ -56,7 +56,7 @@ def _like_t5(config, layers: dict[str, PartitionedLayer], level: int):
 
 
 def _like_resnet(config, layers: dict[str, PartitionedLayer], level: int):
-    """`embedding_size` and `hidden_sizes`, the channels of the stem and of each stage."""
+    """Set `embedding_size` and `hidden_sizes`, the channels of the stem and of each stage."""
     stem = next(layer for name, layer in layers.items() if name.endswith("embedder.embedder.convolution"))
     config.embedding_size = stem.out_sizes[level]
     config.hidden_sizes = [

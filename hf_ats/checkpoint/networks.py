@@ -44,17 +44,17 @@ def transformers_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
 
 
 def stock_network(model: PreTrainedModel, state: Callable[[PartitionedLayer], Tensors]) -> PreTrainedModel:
-    """The stock class, with the tensors `state(layer)`, of full size, for each partitioned layer."""
+    """Return the stock class, with the tensors `state(layer)`, of full size, for each partitioned layer."""
     return _assembled(model, type(model), stock_config(model), state)
 
 
 def dense_core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
-    """A core in the stock class at full size: `V U` multiplied out, or zeros where a narrower core has nothing."""
+    """Return a core in the stock class at full size: `V U` multiplied out, or zeros where a core has nothing."""
     return stock_network(model, lambda layer: _filled_up(layer, level))
 
 
 def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
-    """A core at its own size.
+    """Return a core at its own size.
 
     By rank this is the core class of this architecture with the factors of `level`, each a concatenation of the
     levels' shares. By width it is the stock class with narrower layers, where its config can say so: feed-forward
@@ -83,7 +83,7 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
 
 
 def check_core_class(model: PreTrainedModel) -> None:
-    """Whether `core_network` has a class for the cores of a partitioned model, which a long training should know.
+    """Refuse, before a long training, a partitioned model whose cores would have no class in `core_network`.
 
     Raises:
         ValueError: it has none.
@@ -96,7 +96,7 @@ def _core_class(model: PreTrainedModel) -> type:
     by_stock_class = {core_class.__mro__[2]: core_class for core_class in CORE_CLASSES}
     if type(model) not in by_stock_class:
         narrower = (
-            ", or partition the feed-forward layers alone by width: such cores are of the stock class"
+            ", or partition only the feed-forward layers, by width: such cores are of the stock class"
             if has_narrow_config(model)
             else ""
         )
@@ -117,7 +117,7 @@ def _core_config(model: PreTrainedModel):
 
 @torch.no_grad()
 def _filled_up(layer: PartitionedLayer, level: int) -> Tensors:
-    """The tensors of a plain layer of full size that computes what `layer` does at `level`."""
+    """Return the tensors of a plain layer of full size that computes what `layer` does at `level`."""
     if isinstance(layer, PartitionedRankLinear):
         return layer.stock_state(level)
     groups = layer.groups if isinstance(layer, PartitionedLinear) else 1
@@ -132,7 +132,7 @@ def _filled_up(layer: PartitionedLayer, level: int) -> Tensors:
 
 
 def reference_network(model: PreTrainedModel) -> PreTrainedModel:
-    """The model again, in float32 on the CPU and in eval mode, whatever the given one is busy with."""
+    """Return a copy of the model, in float32 on the CPU and in eval mode, whatever the given one is busy with."""
     config = stock_config(model)
     config._attn_implementation = "eager"
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Makes cores and the translation pipeline known to transformers, so that a core loads like any other checkpoint."""
+"""What makes cores and the translation pipeline known to transformers: a core loads like any checkpoint."""
 
 import re
 
@@ -28,7 +28,7 @@ class TranslationAliases(dict):
 
 
 def register() -> None:
-    """Registers the classes of ours with the Auto classes, and `pipeline("translation")` for every version.
+    """Register the classes of ours with the Auto classes, and `pipeline("translation")` for every version.
 
     Doing it again changes nothing. The network is not touched.
     """
@@ -40,7 +40,7 @@ def register() -> None:
 
 
 def _register_translation(registry) -> None:
-    # transformers 5 looks into this table before it looks into the registry, so registering alone has no effect there.
+    # transformers 5 looks into this table before it looks into the registry, so registering has no effect there.
     removed = getattr(pipelines, "REMOVED_TASKS", {})
     if removed.pop("translation", None) is not None:
         registry.task_aliases = TranslationAliases(registry.task_aliases)

@@ -1,4 +1,4 @@
-"""Writing an export: into a directory of its own, loaded back, compared, and only then moved into place."""
+"""The writing of an export: to a draft, which is loaded back, compared, and only then moved into place."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ class ExportReport:
 
     @classmethod
     def read(cls, directory: str | os.PathLike) -> "ExportReport":
-        """The report of an export on disk.
+        """Return the report of an export on disk.
 
         Raises:
             FileNotFoundError: the directory holds no export.
@@ -85,7 +85,7 @@ def write_export(
     save: Callable[[Path], None],
     load: Callable[[Path], PreTrainedModel],
 ) -> ExportReport:
-    """Writes, loads back, compares and moves into place one export of `model`.
+    """Write one export of `model`, load it back, compare it, and move it into place.
 
     Args:
         model: the model, partitioned or not; it is left as it is.
@@ -131,7 +131,7 @@ def write_export(
 
 
 def check_replaceable(directory: str | os.PathLike) -> None:
-    """Whether an export may be written to `directory`: it is new, empty, or holds an export and nothing else.
+    """Refuse a directory that is not new, not empty, and holds something other than one export.
 
     Raises:
         FileExistsError: there is something that no export wrote; the message names it.
@@ -153,7 +153,7 @@ def check_replaceable(directory: str | os.PathLike) -> None:
 
 
 def move_into_place(draft: Path, target: Path) -> None:
-    """Renames a directory to `target`; what was there goes away afterwards, and comes back if that fails."""
+    """Rename a directory to `target`; remove what was there afterwards, or put it back if that fails."""
     if not target.exists():
         draft.rename(target)
         return
@@ -187,7 +187,7 @@ def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: 
 
 
 def probe_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """What both networks are shown: two random sentences, or two random images.
+    """Return what both networks are shown: two random sentences, or two random images.
 
     Sentences have ids `(2, 12)`, or fewer if the model has fewer positions, and one is padded; images have pixels
     `(2, channels, size, size)`, with 32 for a size that the config does not say.

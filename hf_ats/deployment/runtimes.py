@@ -63,7 +63,7 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
     if kind != "marian":
         raise ValueError(
             f"{directory} is of type {kind!r}, which CTranslate2 does not read; give the full network, a core "
-            "by width of its feed-forward layers alone, or one written by export_core(..., dense=True)."
+            "by width of only its feed-forward layers, or one written by export_core(..., dense=True)."
         )
     if tokenizer.separate_vocabs:
         raise ValueError(f"{directory} has a vocabulary for each language; only joint ones are converted here.")

@@ -39,7 +39,7 @@ def check_attention(attention: nn.Module) -> None:
     ):
         raise ValueError(
             f"{type(attention).__name__} is no attention of BART's kind (q_proj, k_proj, v_proj, out_proj), and would "
-            "not take narrower queries and keys; partition its feed-forward layers alone."
+            "not take narrower queries and keys; partition only its feed-forward layers."
         )
     _refuse_fused(attention.config._attn_implementation)
 

@@ -1,6 +1,6 @@
 """What exports write so that both versions of transformers read it alike.
 
-That they read it alike is seen in test_checkpoint_environments.py.
+That they read it alike is seen in test_environments.py.
 """
 
 import json
@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 from hf_ats.checkpoint import export_core, export_full
 from hf_ats.checkpoint.files import save_tokenizer
 from hf_ats.partition import PartitionConfig, at_level, partition_
-from tests.support.checkpoints import GERMAN, logits
+from tests.support.checkpoints import GERMAN, assert_close_logits, logits
 from tests.support.models import probe_batch, tiny_config, tiny_model
 from tests.support.tokenizers import KINDS, tiny_tokenizer
 from tests.support.versions import needs_5
@@ -43,7 +43,7 @@ def test_a_t5_without_scaled_states_says_so_as_version_4_does(family, export, tm
     assert not names & {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
     with at_level(model, report.level):
-        torch.testing.assert_close(logits(again, probe_batch(model)), logits(model, probe_batch(model)))
+        assert_close_logits(logits(again, probe_batch(model)), logits(model, probe_batch(model)))
     assert (again.lm_head.weight is again.shared.weight) == (family == "mt5")
     assert again.num_parameters() == report.parameters
 

@@ -1,23 +1,31 @@
 """What `import hf_ats` does to transformers: cores and `pipeline("translation")` become known, once."""
 
 import pytest
-from transformers import AutoTokenizer, pipeline, pipelines
+from transformers import pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_ats.checkpoint import export_core, export_full, register
+from hf_ats.partition import at_level
 from hf_ats.remote_code.pipeline_ats import ATSTranslationPipeline
-from tests.support.checkpoints import GERMAN, trained_tokenizer
+from tests.support.checkpoints import GERMAN
+from tests.support.decodings import teach_
 from tests.support.models import partitioned, tiny_model
 from tests.support.versions import needs_5
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
+def model(tokenizer):
+    """A partitioned model that says five words of its own for each text, at full level."""
+    model = partitioned("marian", d_model=64, tie_word_embeddings=False, share_encoder_decoder_embeddings=False)
+    teach_(model, [tokenizer(text, return_tensors="pt") for text in GERMAN], 5)
+    model.generation_config.max_new_tokens = 6
+    return model
+
+
+@pytest.fixture(scope="module")
+def exports(model, tokenizer, tmp_path_factory):
     """The folders `core`, `full` and `other`, the last a model that was never partitioned."""
     folder = tmp_path_factory.mktemp("registered")
-    tokenizer = trained_tokenizer(folder / "tokenizer")
-    model = partitioned("marian")
-    model.generation_config.max_new_tokens = 6
     export_core(model, folder / "core", tokenizer=tokenizer)
     export_full(model, folder / "full", tokenizer=tokenizer)
     tiny_model("bart").save_pretrained(folder / "other")
@@ -43,11 +51,12 @@ def test_trust_in_remote_code_may_be_given_and_changes_nothing(exports):
     assert type(translate.model).__module__ == "hf_ats.remote_code.modeling_ats"
 
 
-def test_a_partitioned_model_translates_at_its_live_level(exports):
-    tokenizer = AutoTokenizer.from_pretrained(exports / "core")
-    model = partitioned("marian")
-    full = pipeline("translation", model=model, tokenizer=tokenizer, max_new_tokens=6)(GERMAN)
+def test_a_partitioned_model_translates_at_its_live_level(exports, model, tokenizer):
+    translate = pipeline("translation", model=model, tokenizer=tokenizer, max_new_tokens=6)
+    full = translate(GERMAN)
     assert full == pipeline("translation", model=str(exports / "full"))(GERMAN)
+    with at_level(model, "core"):
+        assert translate(GERMAN) != full
 
 
 def test_a_saved_pipeline_is_what_its_model_is(exports, tmp_path):

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.networks import CORE, DENSE, FULL, TransformersNetwork
 from hf_ats.checkpoint import export_core, export_full, load_network
-from hf_ats.deployment import runtimes as deployment
-from hf_ats.deployment.runtimes import (
+from hf_ats.deployment import (
+    RUNTIMES,
     CTranslate2Network,
     OnnxNetwork,
     convert_to_ctranslate2,
@@ -19,41 +19,45 @@ from hf_ats.deployment.runtimes import (
 )
 from hf_ats.partition import PartitionConfig, partition_
 from tests.support.checkpoints import trained_tokenizer
+from tests.support.decodings import teach_
 from tests.support.models import tiny_model
 
-LENGTH = 9
+LENGTH = 7
+UNTIED = dict(d_model=128, tie_word_embeddings=False, share_encoder_decoder_embeddings=False)
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """The three exports of a model whose translations depend on their source, with `<pad>` as build_model has it."""
+def sources():
+    """Two batches, whose sentences have unequal lengths."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randint(3, 90, size, generator=generator) for size in ((4, 7), (1, 5))]
+    for ids in batches:
+        ids[:, -1] = 0
+    return batches
+
+
+@pytest.fixture(scope="module")
+def exports(sources, tmp_path_factory):
+    """The three exports of a model that says words of its own for each source, with `<pad>` as build_model has it."""
     folder = tmp_path_factory.mktemp("exports")
     tokenizer = trained_tokenizer(folder / "tokenizer")
-    # With embeddings of its own the output is not mostly the word before it.
-    model = tiny_model("marian", tie_word_embeddings=False, share_encoder_decoder_embeddings=False)
+    model = tiny_model("marian", **UNTIED)
     with torch.no_grad():
         model.get_decoder().embed_tokens.weight[tokenizer.pad_token_id] = 0
-        # so small a score that neither runtime's way of leaving it out shows
-        model.final_logits_bias[:, [tokenizer.eos_token_id, tokenizer.pad_token_id]] = -50.0
     partition_(model, PartitionConfig(ratios=[0.125]))
+    teach_(model, [{"input_ids": ids} for ids in sources], LENGTH, levels=("core", "full"))
     export_full(model, folder / FULL, tokenizer=tokenizer)
     export_core(model, folder / CORE, tokenizer=tokenizer)
     export_core(model, folder / DENSE, tokenizer=tokenizer, dense=True)
     return folder
 
 
-@pytest.fixture(scope="module")
-def sources():
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 90, (6, 7), generator=generator)
-    ids[:, -1] = 0
-    return ids
-
-
-def in_transformers(model, sources, num_beams):
-    translations = TransformersNetwork(model, "cpu").decode(sources, num_beams, LENGTH)
-    assert len(sources) == 1 or len(set(map(tuple, translations.tolist()))) > 1, "it depends on the source"
-    return translations
+def assert_decodes(network, model, sources, num_beams):
+    """The network finds what transformers finds, for each source its own."""
+    for ids in sources:
+        expected = TransformersNetwork(model, "cpu").decode(ids, num_beams, LENGTH)
+        assert torch.equal(network.decode(ids, num_beams, LENGTH), expected)
+        assert len(set(expected.flatten().tolist())) == expected.numel(), "as it was taught"
 
 
 @pytest.mark.parametrize("num_beams", [1, 4])
@@ -62,8 +66,7 @@ def test_ctranslate2_decodes_what_transformers_decodes(exports, sources, tmp_pat
     pytest.importorskip("ctranslate2")
     convert_to_ctranslate2(exports / name, tmp_path / "out", "float32")
     network = CTranslate2Network(tmp_path / "out", exports / name, "float32", threads=1)
-    expected = in_transformers(load_network(exports / name), sources, num_beams)
-    assert torch.equal(network.decode(sources, num_beams, LENGTH), expected)
+    assert_decodes(network, load_network(exports / name), sources, num_beams)
 
 
 def test_int8_is_smaller_and_decodes_the_same_number_of_tokens(exports, sources, tmp_path):
@@ -73,7 +76,7 @@ def test_int8_is_smaller_and_decodes_the_same_number_of_tokens(exports, sources,
     sizes = {name: (tmp_path / name / "model.bin").stat().st_size for name in ("float32", "int8")}
     assert sizes["int8"] < 0.5 * sizes["float32"]
     network = CTranslate2Network(tmp_path / "int8", exports / FULL, "int8", threads=1)
-    assert network.decode(sources, 2, LENGTH).shape == (len(sources), LENGTH)
+    assert network.decode(sources[0], 2, LENGTH).shape == (len(sources[0]), LENGTH)
 
 
 def test_ctranslate2_is_not_given_what_it_would_get_wrong(exports, tmp_path):
@@ -99,8 +102,8 @@ def test_onnx_runtime_decodes_what_transformers_decodes_and_keeps_the_two_produc
     assert {path.name for path in tmp_path.iterdir()} == {"encoder.onnx", "decoder.onnx"}
     model = load_network(exports / CORE)
     network = OnnxNetwork(tmp_path, model.config, threads=1)
-    for num_beams, some in ((1, sources), (4, sources), (4, sources[:1, 2:])):
-        assert torch.equal(network.decode(some, num_beams, LENGTH), in_transformers(model, some, num_beams))
+    for num_beams in (1, 4):
+        assert_decodes(network, model, sources, num_beams)
     products = sum(node.op_type in ("MatMul", "Gemm") for node in onnx.load(tmp_path / "encoder.onnx").graph.node)
     linears = sum(isinstance(module, nn.Linear) for module in model.get_encoder().modules())
     # In each layer of the encoder two more, for the scores and the sums of its attention; in each of the decoder three
@@ -111,17 +114,15 @@ def test_onnx_runtime_decodes_what_transformers_decodes_and_keeps_the_two_produc
 def test_onnx_runtime_decodes_what_a_core_with_narrower_keys_decodes(sources, tmp_path):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
-    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
-    model = tiny_model("marian", tie_word_embeddings=False, share_encoder_decoder_embeddings=False)
-    with torch.no_grad():
-        model.final_logits_bias[:, [tokenizer.eos_token_id, tokenizer.pad_token_id]] = -50.0
-    export_core(partition_(model, PartitionConfig("width", [0.25])), tmp_path / CORE)
+    model = partition_(tiny_model("marian", **UNTIED), PartitionConfig("width", [0.25]))
+    teach_(model, [{"input_ids": ids} for ids in sources], LENGTH, levels=("core",))
+    export_core(model, tmp_path / CORE)
     core = load_network(tmp_path / CORE)
     assert len(core.get_decoder().layers[0].self_attn.k_proj.weight) == core.config.d_model / 4
     export_onnx(tmp_path / CORE, tmp_path)
     network = OnnxNetwork(tmp_path, core.config, threads=1)
     for num_beams in (1, 4):
-        assert torch.equal(network.decode(sources, num_beams, LENGTH), in_transformers(core, sources, num_beams))
+        assert_decodes(network, core, sources, num_beams)
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
@@ -130,4 +131,4 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
         require_runtime("onnxruntime")
     with pytest.raises(ValueError, match="'tensorrt' is not known; write one of 'ctranslate2', 'onnxruntime'"):
         require_runtime("tensorrt")
-    assert deployment.RUNTIMES.keys() == {"ctranslate2", "onnxruntime"}
+    assert RUNTIMES.keys() == {"ctranslate2", "onnxruntime"}

@@ -15,6 +15,7 @@ from hf_ats.checkpoint.registration import CORE_CLASSES
 from hf_ats.remote_code import attention_ats, modeling_ats, pipeline_ats
 from hf_ats.remote_code.modeling_ats import FilledHeadsLinear, LowRankLinear
 from tests.support.checkpoints import logits
+from tests.support.decodings import beam_scores
 from tests.support.models import ALL_FAMILIES, FAMILIES, FEED_FORWARD, partitioned, probe_batch, tiny_config
 
 
@@ -49,6 +50,7 @@ def test_the_weight_of_a_low_rank_layer_has_shape_and_dtype_and_no_data():
         weight.sum().item()
 
 
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("module", [modeling_ats, attention_ats, pipeline_ats])
 def test_files_that_travel_import_torch_and_transformers_alone(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
@@ -63,6 +65,7 @@ def test_files_that_travel_import_torch_and_transformers_alone(module):
     assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) <= {"torch", "transformers"}
 
 
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_a_core_saves_itself_completely_and_loads_without_w(family, tmp_path):
     names = feed_forward(family)
@@ -140,13 +143,11 @@ def test_beams_that_change_places_leave_the_keys_of_the_source_where_they_are(fa
         return cache
 
     monkeypatch.setattr(modeling_ats.CoreModel, "_reorder_cache", watched)
-    ours = model.generate(**inputs, **options)
-    monkeypatch.delattr(modeling_ats.CoreModel, "_reorder_cache")  # as the stock models do it
-    stock = model.generate(**inputs, **options)
-
+    found = model.generate(**inputs, **options)
     assert orders and all(order // 4 == row // 4 for beams in orders for row, order in enumerate(beams))
     assert any(order != row for beams in orders for row, order in enumerate(beams)), "some beams change places"
     assert moved and not any(moved)
-    assert torch.equal(ours.sequences, stock.sequences)
-    assert torch.equal(ours.sequences_scores, stock.sequences_scores)
-    assert len(set(map(tuple, ours.sequences.tolist()))) > 1, "what is decoded depends on the source"
+    expected = beam_scores(model, inputs, found.sequences)
+    torch.testing.assert_close(found.sequences_scores, expected, atol=1e-4, rtol=0)
+    shuffled = beam_scores(model, {name: tensor.roll(1, 0) for name, tensor in inputs.items()}, found.sequences)
+    assert (shuffled - expected).abs().max() > 1e-3, "what is decoded depends on the source"

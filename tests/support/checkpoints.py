@@ -33,6 +33,11 @@ def logits(model, batch) -> torch.Tensor:
     return model(**batch).logits
 
 
+def assert_close_logits(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    """Their differences are small beside the largest logit, as rounding is on every processor."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
 def snapshot(model) -> dict:
     """Everything about a model that an export must not change."""
     return {
@@ -65,10 +70,21 @@ def assert_same(before, after, path="model") -> None:
         assert before == after, path
 
 
+def package_as_installed(site: Path) -> Path:
+    """A folder of links in which `hf_ats` has the parts that the repository keeps beside it, as in the wheel."""
+    rooms = [path for path in (REPOSITORY / "hf_ats").iterdir() if path.name != "__pycache__"]
+    (site / "hf_ats").mkdir(parents=True, exist_ok=True)
+    for path in (*rooms, *(REPOSITORY / name for name in ("model_cards", "recipes", "scripts"))):
+        link = site / "hf_ats" / path.name
+        if not link.exists():
+            link.symlink_to(path)
+    return site
+
+
 def run_elsewhere(
     interpreter: str | Path, code: str, folder: Path, *arguments, with_package: bool, variables: dict | None = None
 ) -> dict:
-    """Runs `code` in another interpreter and returns its last line, JSON, with what it wrote to standard error.
+    """Run `code` in another interpreter and return its last line, JSON, with what it wrote to standard error.
 
     The code finds `arguments` in `sys.argv[1:]`. Without the package, importing `hf_ats` fails, installed or not. The
     environment says that there is no network, unless `variables` say something else.
@@ -82,7 +98,7 @@ def run_elsewhere(
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     environment |= variables or {}
     if with_package:
-        environment["PYTHONPATH"] = str(REPOSITORY)
+        environment["PYTHONPATH"] = str(package_as_installed(folder / "site"))
     finished = subprocess.run(
         [str(interpreter), "-c", hidden + textwrap.dedent(code), *map(str, arguments)],
         cwd=folder,
