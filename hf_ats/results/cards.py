@@ -9,7 +9,6 @@ import jinja2
 import yaml
 from huggingface_hub import ModelCard
 
-from .. import model_cards
 from ..partition import ADAPTER
 from .facts import check_facts, hub_languages
 from .metadata import card_data
@@ -17,6 +16,9 @@ from .portable import portable, portable_command
 from .results import RESULTS
 from .tables import align, core_sizes, number, settings, unique
 
+_PACKAGE = Path(__file__).parents[1]
+# In an installed package they lie inside, in a checkout beside it.
+_TEMPLATES = next(path for path in (_PACKAGE / "model_cards", _PACKAGE.parent / "model_cards") if path.is_dir())
 _SAMPLES = 8
 # Arguments that say where a run was, not how it was trained.
 _UNTOLD_ARGUMENTS = ("hub_", "push_to_hub", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug")
@@ -82,7 +84,7 @@ def _facts(results: dict, level: str) -> dict:
 @functools.cache
 def _templates() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(model_cards.__file__).parent),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,  # a missing fact must not become an empty place
         autoescape=False,
         trim_blocks=True,

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from .. import recipes
-
-RECIPES = Path(recipes.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
+# In an installed package they lie inside, in a checkout beside it.
+RECIPES = next(path for path in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if path.is_dir())
 """The folder of the recipes that come with the package."""
 
 
