@@ -49,8 +49,8 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     if stock_class is None:
         raise ValueError(
             f"{directory} is a {stock_dict['architectures'][0]}, which is neither a class of "
-            "transformers nor registered with its Auto classes; import the module that registers it, or construct the model, and fill it by "
-            "partition_structure_(model, PartitionConfig(...)) and load_state_dict."
+            "transformers nor registered with its Auto classes; import the module that registers it, or construct the "
+            "model, and fill it by partition_structure_(model, PartitionConfig(...)) and load_state_dict."
         )
 
     def __init__(self, config):
