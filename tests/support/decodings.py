@@ -1,5 +1,7 @@
 """What a network decodes, compared so that no two hypotheses of nearly equal scores decide a test."""
 
+from contextlib import nullcontext
+
 import torch
 
 from hf_ats.partition import at_level
@@ -28,7 +30,7 @@ def teach_(model, sources: list[dict[str, torch.Tensor]], length: int, levels=No
     words = words.split([len(batch["input_ids"]) for batch in sources])
     states, targets = [], []
     for level in levels or [None]:
-        with at_level(model, level) if level is not None else torch.no_grad():
+        with at_level(model, level) if level is not None else nullcontext():
             for batch, said in zip(sources, words, strict=True):
                 ends = said.new_full((len(said), 1), config.eos_token_id)
                 starts = torch.full_like(ends, config.decoder_start_token_id)
