@@ -15,7 +15,7 @@ _IMPLEMENTATIONS = ("eager", "sdpa")
 
 
 def allow_narrow_keys_(attention: nn.Module) -> None:
-    """Lets `q_proj` and `k_proj` of an attention module have any number of features in each head, in place.
+    """Let `q_proj` and `k_proj` of an attention module have any number of features in each head, in place.
 
     Its class becomes a subclass of its own; with projections of the usual size it computes what it did. The scores
     keep their scale, that of the full size of heads.
@@ -29,7 +29,7 @@ def allow_narrow_keys_(attention: nn.Module) -> None:
 
 
 def check_attention(attention: nn.Module) -> None:
-    """Whether an attention module can have narrower queries and keys.
+    """Return whether an attention module can have narrower queries and keys.
 
     Raises:
         ValueError: it is not of BART's kind, or set to an implementation that takes one size of heads.

@@ -99,7 +99,7 @@ class CoreConfig:
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """The config in `config_dict`; where hf_ats is installed, `pipeline()` shall take its registered pipeline."""
+        """Return the config in `config_dict`; where hf_ats is installed, `pipeline()` takes the registered one."""
         if INSTALLED:
             config_dict = {**config_dict, "custom_pipelines": {}}
         return super().from_dict(config_dict, **kwargs)
@@ -148,7 +148,7 @@ class CoreModel:
         return [name.removesuffix(".q_proj") for name in narrow if name.endswith(".q_proj")]
 
     def _reorder_cache(self, past_key_values, beam_idx):
-        """Moves the keys and values of the decoder's own words with their beams, and leaves those of the source.
+        """Move the keys and values of the decoder's own words with their beams, and leave those of the source.
 
         The stock models copy both, but all beams of a sentence read the same source.
         """
@@ -156,7 +156,7 @@ class CoreModel:
         return past_key_values
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As for any Transformers model; the files of code come along, so that the directory is complete."""
+        """Save as any Transformers model; the files of code come along, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)
         for name in FILES:
             Path(save_directory, name).write_bytes(Path(__file__).with_name(name).read_bytes())
