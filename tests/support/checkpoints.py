@@ -70,17 +70,6 @@ def assert_same(before, after, path="model") -> None:
         assert before == after, path
 
 
-def package_as_installed(site: Path) -> Path:
-    """A folder of links in which `hf_ats` has the parts that the repository keeps beside it, as in the wheel."""
-    rooms = [path for path in (REPOSITORY / "hf_ats").iterdir() if path.name != "__pycache__"]
-    (site / "hf_ats").mkdir(parents=True, exist_ok=True)
-    for path in (*rooms, *(REPOSITORY / name for name in ("model_cards", "recipes", "scripts"))):
-        link = site / "hf_ats" / path.name
-        if not link.exists():
-            link.symlink_to(path)
-    return site
-
-
 def run_elsewhere(
     interpreter: str | Path, code: str, folder: Path, *arguments, with_package: bool, variables: dict | None = None
 ) -> dict:
@@ -98,7 +87,7 @@ def run_elsewhere(
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     environment |= variables or {}
     if with_package:
-        environment["PYTHONPATH"] = str(package_as_installed(folder / "site"))
+        environment["PYTHONPATH"] = str(REPOSITORY)
     finished = subprocess.run(
         [str(interpreter), "-c", hidden + textwrap.dedent(code), *map(str, arguments)],
         cwd=folder,
