@@ -1,11 +1,12 @@
 """What `import hf_ats` does to transformers: cores and `pipeline("translation")` become known, once."""
 
 import pytest
+import torch
 from transformers import pipeline, pipelines
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_ats.checkpoint import export_core, export_full, register
-from hf_ats.partition import at_level
+from hf_ats.partition import at_level, partitioned_layers
 from hf_ats.remote_code.pipeline_ats import ATSTranslationPipeline
 from tests.support.checkpoints import GERMAN
 from tests.support.decodings import teach_
@@ -17,6 +18,9 @@ from tests.support.versions import needs_5
 def model(tokenizer):
     """A partitioned model that says five words of its own for each text, at full level."""
     model = partitioned("marian", d_model=64, tie_word_embeddings=False, share_encoder_decoder_embeddings=False)
+    with torch.no_grad():
+        for layer in partitioned_layers(model).values():
+            layer.residual.weight.mul_(50)  # so that the core, which lacks W, reads something else
     teach_(model, [tokenizer(text, return_tensors="pt") for text in GERMAN], 5)
     model.generation_config.max_new_tokens = 6
     return model
