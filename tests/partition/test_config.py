@@ -82,7 +82,7 @@ def test_each_method_has_a_start_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "size", "width"), [(0.25, 2048, 512), (0.3, 8, 2), (0.01, 64, 1), (0.03125, 512, 16)]
+    ("ratio", "size", "width"), [(0.25, 2048, 512), (0.3, 8, 2), (0.3, 9, 3), (0.01, 64, 1), (0.03125, 512, 16)]
 )
 def test_a_core_keeps_the_rounded_share_and_at_least_one(ratio, size, width):
     assert PartitionConfig(method="width", ratios=[ratio]).width(ratio, size) == width

@@ -155,6 +155,8 @@ def test_names_match_as_whole_dotted_suffixes_or_as_a_regular_expression():
 
     assert targets(target_modules=["encoder.layers.0.fc1"]) == ["model.encoder.layers.0.fc1"]
     assert len(targets(target_modules=["fc1"])) == 4
+    with pytest.raises(ValueError, match="matches no module"):
+        targets(target_modules=["c1"])
     assert targets(target_modules=r"model\.decoder\.layers\.\d\.fc2") == [
         "model.decoder.layers.0.fc2",
         "model.decoder.layers.1.fc2",

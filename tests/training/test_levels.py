@@ -134,13 +134,15 @@ def test_the_evaluation_loss_is_per_token_of_the_whole_set_however_it_is_cut(smo
         assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_evaluation_and_training_leave_the_level_that_was_live(tmp_path):
+@pytest.mark.parametrize("level", [0, 1])  # the last step trains the core, the last evaluation scores full
+def test_evaluation_and_training_leave_the_level_that_was_live(level, tmp_path):
     model = partitioned()
-    trainer = make_trainer(model, tmp_path, eval_dataset=sentences(4))
-    set_level(model, "core")
+    trainer = make_trainer(model, tmp_path, eval_dataset=sentences(4), max_steps=2)
+    set_level(model, level)
     trainer.evaluate()
+    assert get_level(model) == level
     trainer.train()
-    assert get_level(model) == 0
+    assert get_level(model) == level
 
 
 def test_scoring_translations_leaves_the_generation_config_alone(tmp_path):
