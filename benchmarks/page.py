@@ -16,8 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hf_ats.results import update_marked_block
-from hf_ats.results.tables import align
+from hf_ats.results import align, update_marked_block
 
 from .record import read_record
 from .report import render_circumstances, render_record

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable
 
-from hf_ats.results.tables import align
+from hf_ats.results import align
 
 _SPREAD = {"median", "low", "high"}
 

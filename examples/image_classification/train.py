@@ -43,7 +43,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel, set_s
 from hf_ats.checkpoint import export_level
 from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import FlopsLedger, PartitionConfig, partition_
-from hf_ats.results import build_results, plot_training, write_report_page, write_results
+from hf_ats.results import RESULTS, build_results, plot_training, write_report_page, write_results
 from hf_ats.run import start, user_errors
 from hf_ats.trainers import ATSTrainer
 from hf_ats.training import refuse_another_partition
@@ -117,7 +117,7 @@ def main() -> None:
             "arguments": arguments,
         },
     )
-    write_results(output_dir / "results.json", results)
+    write_results(output_dir / RESULTS, results)
     page = write_report_page(output_dir)
     print(f"\n{render_run(results)}")
     print(f"\nWritten to {output_dir}: {', '.join([*levels, 'results.json', page.name])}")

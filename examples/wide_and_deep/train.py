@@ -16,7 +16,6 @@ examples.wide_and_deep.networks.load_deep reads it.
 """
 
 import shlex
-import statistics
 import sys
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from hf_ats import SummedNetworks
 from hf_ats.data import default_corpus, load_parallel
 from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import count_parameters, level_names
-from hf_ats.results import installed_versions, write_json
-from hf_ats.results.tables import align
+from hf_ats.results import RESULTS, align, installed_versions, mean_and_deviation, write_json
 from hf_ats.run import manual_parser, user_errors
 from hf_ats.trainers import ATSTrainer
 from hf_ats.training import SCHEDULES, ATSTrainingArguments
@@ -82,9 +80,12 @@ def main() -> None:
         "steps": trainer.state.global_step,
         "accuracy": scores,
     }
-    write_json(arguments.output_dir / "results.json", results)
+    write_json(arguments.output_dir / RESULTS, results)
 
-    rows = [[schedule, *(cell(levels.get(name)) for name in parameters)] for schedule, levels in scores.items()]
+    rows = [
+        [schedule, *(mean_and_deviation(levels.get(name, [None])) for name in parameters)]
+        for schedule, levels in scores.items()
+    ]
     print(f"\n{align(['training', *(f'{name} (%)' for name in parameters)], rows)}\n")
     several = f", mean ± deviation of {len(arguments.seeds)} seeds" if len(arguments.seeds) > 1 else ""
     print(f"Accuracy on {len(test):,} words after training on {len(train):,} others{several}.")
@@ -115,13 +116,6 @@ def trained(arguments, schedule: str, seed: int, config: DeepConfig, train: list
     trainer.remove_callback(PrinterCallback)  # the table says it
     trainer.train()
     return trainer
-
-
-def cell(values: list[float] | None) -> str:
-    """Return mean and standard deviation over the seeds."""
-    if values is None:
-        return "-"
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
