@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "hf_ats"
 SCRIPTS = PACKAGE.parent / "scripts"
 # From the ground up: a room imports rooms of lower floors.
 FLOORS = [
-    ["remote_code"],
+    ["remote_code", "storage"],
     ["partition", "data"],
     ["training", "checkpoint"],
     ["evaluation"],
@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 DATA_FOLDERS = {"model_cards", "recipes"}  # templates and recipes: files, no code
-LIBRARY = ("remote_code", "partition", "training", "checkpoint")
+LIBRARY = ("remote_code", "storage", "partition", "training", "checkpoint")
 FILES = [
     *(file for room in FLOOR for file in sorted((PACKAGE / room).rglob("*.py"))),
     PACKAGE / "trainers.py",

@@ -1,0 +1,141 @@
+"""Drafts: a directory or file of its final name is always whole, whenever the process is killed."""
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where drafts of the dead are taken for living
+    fcntl = None
+
+_DRAFT = re.compile(r"\.(?P<target>.+)-[0-9a-f]{8}(?P<old>-old)?")
+
+
+@contextlib.contextmanager
+def draft(target: str | os.PathLike, tag: str | None = None) -> Iterator[Path]:
+    """Yield a new directory, which takes the place of `target` if the block succeeds, and vanishes if it fails.
+
+    On the way its files are written through to the disk, and get the permissions that new files have here (some
+    writers of weights take away those of the group and of others). Drafts of `target` whose process died are removed
+    before.
+
+    Args:
+        target: the directory to make; one that is there is replaced, and stays as it was if the block fails.
+        tag: eight hexadecimal digits in the draft's name, by which other processes know it; by default random ones.
+    """
+    target = Path(target).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_drafts(target.parent, target.name)
+    path = draft_of(target, tag or uuid.uuid4().hex[:8])
+    path.mkdir()
+    with _held(path):
+        try:
+            yield path
+            _write_through(path)
+            _move(path, target)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def draft_of(target: str | os.PathLike, tag: str) -> Path:
+    """Return the directory that `draft(target, tag)` yields."""
+    target = Path(target).resolve()
+    return target.parent / f".{target.name}-{tag}"
+
+
+def write_file(path: str | os.PathLike, data: str | bytes) -> None:
+    """Write a file whole or not at all: an earlier one stays as it was until all of this one is on the disk.
+
+    Args:
+        path: where to write; `/dev/stdout` and other things that are not files are written to as they are.
+        data: its contents; a text is written in UTF-8, its line ends as they are.
+    """
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    path = path.resolve()  # a link stays a link
+    part = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        with part.open("xb") as file, _held(part):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_drafts(directory: str | os.PathLike, target: str | None = None) -> None:
+    """Remove the drafts in a directory whose process died, and put back what one of them was about to replace.
+
+    Args:
+        directory: where to look; not below it.
+        target: only those of this name.
+    """
+    for path in sorted(Path(directory).glob(".*-*"), reverse=True):  # what was there before comes first
+        match = _DRAFT.fullmatch(path.name)
+        if match is None or target not in (None, match["target"]):
+            continue
+        with contextlib.suppress(OSError), _held(path):  # BlockingIOError: its process lives
+            if not path.is_dir():
+                path.unlink()
+            elif match["old"] and not path.with_name(match["target"]).exists():
+                path.rename(path.with_name(match["target"]))
+            else:
+                shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the lock of a draft, which ends with the process at the latest; BlockingIOError if another holds it."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write_through(directory: Path) -> None:
+    mode = directory.stat().st_mode & 0o666
+    for folder, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            path = os.path.join(folder, name)
+            os.chmod(path, mode)
+            _sync(path)
+        _sync(folder)
+
+
+def _sync(path: str | os.PathLike) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Rename a directory to `target`; remove what was there afterwards, or put it back if that fails."""
+    old = path.with_name(f"{path.name}-old")
+    if target.exists():
+        target.rename(old)
+    try:
+        path.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
