@@ -22,6 +22,7 @@ from transformers import pipeline
 from hf_ats.data import default_corpus
 from hf_ats.run import manual_parser, user_errors
 
+OUTPUT_DIR = Path("runs/demo")
 TRAINING_ARGUMENTS = """
     --architecture tiny --source_lang de --target_lang en
     --ratios 0.125 --schedule alternating
@@ -64,10 +65,12 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 def main() -> None:
     """Train, translate with core and full, print the table."""
     parser = manual_parser(__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="where training writes")
+    parser.add_argument("--output_dir", type=Path, default=OUTPUT_DIR, help="where training writes")
     parser.add_argument("--sentences", type=int, default=12, help="how many sentences of the test part to show")
     arguments = parser.parse_args()
 
+    if arguments.output_dir == OUTPUT_DIR and OUTPUT_DIR.is_dir():
+        shutil.rmtree(OUTPUT_DIR)  # an earlier demo, which a run must not overwrite
     train(arguments.output_dir)
 
     test = default_corpus()["test"]

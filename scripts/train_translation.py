@@ -33,6 +33,9 @@ Without data it trains on a small generated corpus of numbers, dates, times and 
     translations.core.txt ... the test set as each network translates it
     checkpoint-*/             what the Trainer writes; go on from one with --resume_from_checkpoint, True for the last
 
+Ctrl-C and SIGTERM end after the step, with a checkpoint (unless --save_strategy no). A run that was killed goes on
+from its last whole checkpoint to the same end; docs/reliability.md says what is compared then, and what may change.
+
 Every field of transformers' Seq2SeqTrainingArguments is a flag as well.
 """
 
@@ -47,6 +50,7 @@ from hf_ats.run import (
     card_facts,
     check_run,
     complete_generation_config_,
+    early_ends,
     load_parts,
     name_base_of_adapter_,
     parse_flags,
@@ -67,7 +71,8 @@ def main() -> None:
         adapter = model_args.adapter_name_or_path
         card = card_facts(card_args, model_args, data_args, required=args.push_to_hub)
         partition = None if adapter else partition_args.config()
-        start(args, cores=1 if adapter else partition.num_cores if partition else 0)
+        settings = vars(model_args) | vars(data_args)
+        start(args, cores=1 if adapter else partition.num_cores if partition else 0, settings=settings)
 
         # Load the corpus; build the tokenizer and the model.
         with args.main_process_first(desc="loading the corpus"):
@@ -94,7 +99,9 @@ def main() -> None:
         )
 
     # Train.
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with early_ends():
+        trainer.settings = settings
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     model = trainer.whole_model()  # for every process: under FSDP they gather it together
 

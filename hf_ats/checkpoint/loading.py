@@ -16,11 +16,24 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
+from ..storage import CHECKPOINT, check_checkpoint
 from .writing import REPORT_NAME, ExportReport
+
+# The files of a checkpoint that only a resumed training reads.
+_OF_TRAINING = (
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "running_means",
+    "training_args",
+    "pytorch_model_fsdp",
+)
 
 
 def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
@@ -44,6 +57,7 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     ```
     """
     directory = Path(directory)
+    _check_checkpoint(directory)
     stock_dict, partition = _read_config(directory)
     stock_class = _stock_class(stock_dict)
     if stock_class is None:
@@ -232,6 +246,12 @@ def _fetched(model: str | os.PathLike, hub: dict) -> Path:
     return Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), **hub))
 
 
+def _check_checkpoint(model: str | os.PathLike) -> None:
+    """Compare a checkpoint of a trainer with its digests; nothing of anything else."""
+    if (Path(model) / CHECKPOINT).exists() or (Path(model) / TRAINER_STATE_NAME).exists():
+        check_checkpoint(model, leave_out=_OF_TRAINING)
+
+
 def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:
     """Return whether `model` is a directory that `load_partitioned` reads."""
     path = Path(model) / CONFIG_NAME
@@ -240,6 +260,7 @@ def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:
     try:
         stock_config_dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError:
+        _check_checkpoint(model)  # it could be one whose config is damaged
         return False
     return True
 

@@ -7,6 +7,7 @@ from .batches import COUNTS, TokenBudgetBatchSampler, sequence_lengths
 from .collator import TranslationCollator, decoder_inputs, pad_rows
 from .corpora import load_corpus, load_parallel
 from .embedded_corpus import default_corpus
+from .fingerprint import fingerprint_examples
 from .parallel_text import read_lines
 from .tokenization import tokenize_corpus
 from .tokenizer import train_tokenizer
@@ -17,6 +18,7 @@ __all__ = [
     "TranslationCollator",
     "decoder_inputs",
     "default_corpus",
+    "fingerprint_examples",
     "load_corpus",
     "load_parallel",
     "pad_rows",

@@ -1,7 +1,7 @@
 """A whole run of the command line: its flags and recipes, the steps before training, and the report after it."""
 
 from .architectures import ARCHITECTURES, build_model, keep_pad_row_zero_
-from .command import manual_parser, translate_as_told, translation_parser, user_errors
+from .command import early_ends, manual_parser, translate_as_told, translation_parser, user_errors
 from .finish import report_trained, show_report
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments, parse_flags
 from .languages import set_languages_, set_source_prefix_, source_prefix
@@ -26,6 +26,7 @@ __all__ = [
     "card_facts",
     "check_run",
     "complete_generation_config_",
+    "early_ends",
     "keep_freed_memory",
     "keep_pad_row_zero_",
     "load_parts",

@@ -1,6 +1,7 @@
 """What the commands share: how they end if a user got something wrong, and how they translate."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,17 @@ def user_errors() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+@contextmanager
+def early_ends() -> Iterator[None]:
+    """End the program with a sentence if training diverges, and as Ctrl-C does otherwise if it is stopped."""
+    try:
+        yield
+    except FloatingPointError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def manual_parser(manual: str) -> argparse.ArgumentParser:

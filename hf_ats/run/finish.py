@@ -200,10 +200,10 @@ def _weights(results: dict) -> dict:
 
 
 def _training_seconds(trainer: ATSSeq2SeqTrainer) -> float:
-    """Return the wall time of the last training, from the log."""
+    """Return the wall time of the training, from the log, that before a checkpoint included."""
     for entry in reversed(trainer.state.log_history):
         if "train_runtime" in entry:
-            return entry["train_runtime"]
+            return trainer.seconds_before + entry["train_runtime"]
     raise ValueError("the trainer has not trained, so there is nothing to report; call trainer.train() before.")
 
 

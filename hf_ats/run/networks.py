@@ -8,12 +8,12 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     MarianMTModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from ..checkpoint import load_tokenizer
 from ..data import train_tokenizer
 from ..partition import read_adapter_config
 from ..training import ATSSeq2SeqTrainingArguments
@@ -53,11 +53,12 @@ def build_networks(
 def from_scratch(
     model_args: ModelArguments, data_args: DataArguments, args: ATSSeq2SeqTrainingArguments, pairs: Sequence[dict]
 ):
-    """Return `(tokenizer, model)` of an architecture; the tokenizer is learned from the training pairs."""
+    """Return `(tokenizer, model)` of an architecture; the tokenizer is the checkpoint's, or learned from the pairs."""
     tokenizer_dir = Path(args.output_dir) / "tokenizer"
     embedded = data_args.dataset_name is None and data_args.train_prefix is None
     usual = _PIECES_OF_EMBEDDED_CORPUS if embedded else _PIECES
-    if args.local_process_index == 0:
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None and args.local_process_index == 0:
         texts = [[pair[lang] for pair in pairs] for lang in (data_args.source_lang, data_args.target_lang)]
         train_tokenizer(
             *texts,
@@ -67,7 +68,8 @@ def from_scratch(
             source_lang=data_args.source_lang,
             target_lang=data_args.target_lang,
         )
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    # The embeddings of a checkpoint go with its own tokenizer, whatever the corpus is now.
+    tokenizer = load_tokenizer(checkpoint or tokenizer_dir)
     sizes = {name: getattr(model_args, name) for name in ("layers", "width", "feed_forward", "heads", "dropout")}
     model = build_model(model_args.architecture, tokenizer, seed=args.seed, **sizes)
     if model_args.attn_implementation is not None:
@@ -106,7 +108,7 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
     )
     if isinstance(model, MarianMTModel) and not model.get_output_embeddings().weight[config.pad_token_id].any():
         keep_pad_row_zero_(model)  # as published Marian models have it, and CTranslate2 expects
-    return AutoTokenizer.from_pretrained(name), model
+    return load_tokenizer(args.resume_from_checkpoint or name), model
 
 
 def name_base_of_adapter_(model_args: ModelArguments) -> None:

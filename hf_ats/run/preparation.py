@@ -10,7 +10,7 @@ from ..evaluation import decoding_settings
 from ..partition import num_levels
 from ..remote_code import longest_input
 from ..results import check_facts, hub_languages
-from ..training import ATSSeq2SeqTrainingArguments, refuse_another_partition, trained_levels
+from ..training import ATSSeq2SeqTrainingArguments, refuse_another_model, trained_levels
 from .flags import CardArguments, DataArguments, ModelArguments
 
 
@@ -109,14 +109,14 @@ def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokeniz
         tokenized: the parts in tokens.
 
     Raises:
-        ValueError: there is no core class for the model, the checkpoint to go on from is of another partition,
+        ValueError: there is no core class for the model, the checkpoint to go on from is of another model,
             translations may be longer than the model's positions, or a sentence is over the budget of tokens.
     """
     levels = num_levels(model)
     if trained_levels(args.schedule, levels) != [levels - 1]:
         check_core_class(model)
     if args.resume_from_checkpoint is not None:
-        refuse_another_partition(args.resume_from_checkpoint, model)
+        refuse_another_model(args.resume_from_checkpoint, model)
     # The first of max_length is the start token, which takes the place of the last token.
     positions = longest_input(model.config)
     if (args.generation_max_length or 0) > 1 + positions:

@@ -1,28 +1,33 @@
 """How every run starts: logging, seed, memory, the checkpoint to go on from, and room for the exports."""
 
 import logging
+import re
 from pathlib import Path
 
 import transformers
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..checkpoint import check_replaceable
 from ..partition import names_of_levels
-from ..training import ATSTrainingArguments, trained_levels
+from ..results import RESULTS
+from ..storage import CHECKPOINT, check_checkpoint, checkpoints_in, last_checkpoint, read_checkpoint, remove_drafts
+from ..training import ATSTrainingArguments, refuse_another_training, trained_levels
 from .memory import keep_freed_memory
 
+logger = logging.getLogger(__name__)
 
-def start(args: ATSTrainingArguments, cores: int) -> None:
+
+def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) -> None:
     """Set the process up for a run, and make its output directory.
 
     Args:
         args: the training arguments, of either trainer; `resume_from_checkpoint="True"` becomes the last checkpoint.
         cores: how many cores the model will have; 0 for one that is not partitioned.
+        settings: what the flags beside the training arguments say, compared with those of a checkpoint.
 
     Raises:
-        OSError, ValueError: there is no checkpoint to go on from, or something that no export wrote is where an
-            export goes.
+        OSError, ValueError: there is no whole checkpoint to go on from, the directory holds an earlier run that this
+            one does not go on with, or something that no export wrote is where an export goes.
     """
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
     for client in ("httpx", "httpx2"):  # whose line for every request to the Hub helps nobody
@@ -31,8 +36,14 @@ def start(args: ATSTrainingArguments, cores: int) -> None:
     set_seed(args.seed)
     if args.device.type == "cpu":
         keep_freed_memory()
-    find_checkpoint(args)
     output_dir = Path(args.output_dir)
+    if args.local_process_index == 0:
+        remove_drafts(output_dir)
+    find_checkpoint(args)
+    if args.resume_from_checkpoint is not None:
+        refuse_another_training(args.resume_from_checkpoint, args)
+        compare_settings(args.resume_from_checkpoint, settings or {})
+    refuse_earlier_run(args)
     output_dir.mkdir(parents=True, exist_ok=True)
     names = names_of_levels(cores)
     for level in trained_levels(args.schedule, len(names)):
@@ -40,17 +51,61 @@ def start(args: ATSTrainingArguments, cores: int) -> None:
 
 
 def find_checkpoint(args: ATSTrainingArguments) -> None:
-    """Make `--resume_from_checkpoint True` the last checkpoint in the output directory, and check any other."""
+    """Make `--resume_from_checkpoint` the directory of a checkpoint: True and a run's folder mean its last one."""
     given = args.resume_from_checkpoint
     if given is None:
         return
-    if given.lower() != "true":
-        if not Path(given).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {given} is not a directory; give a checkpoint-N, or True.")
-        return
-    args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if args.resume_from_checkpoint is None:
+    path = Path(args.output_dir if given.lower() == "true" else given)
+    if not path.is_dir():
         raise ValueError(
-            f"--resume_from_checkpoint {given}, but {args.output_dir} holds no checkpoint-N; leave it out to train "
-            "from the start, or give the directory of a checkpoint."
+            f"--resume_from_checkpoint {given}: {path} is not a directory; give a checkpoint-N, True for the last one "
+            "in --output_dir, or leave it out to train from the start."
         )
+    is_checkpoint = (path / CHECKPOINT).exists() or re.fullmatch(r"checkpoint-\d+", path.name)
+    args.resume_from_checkpoint = str(path if is_checkpoint else last_checkpoint(path))
+    check_checkpoint(args.resume_from_checkpoint)
+
+
+def refuse_earlier_run(args: ATSTrainingArguments) -> None:
+    """Refuse to train from the start where another run has left something."""
+    output_dir = Path(args.output_dir)
+    left = [*checkpoints_in(output_dir), *(path for path in [output_dir / RESULTS] if path.exists())]
+    if args.resume_from_checkpoint is None and left:
+        raise ValueError(
+            f"--output_dir {output_dir} holds {left[0].name} of an earlier run, which this one would overwrite; go on "
+            "with it by --resume_from_checkpoint True, give another directory, or remove this one."
+        )
+
+
+# Without these a checkpoint is another model, or the same one read in another way.
+_FIXED = (
+    *("architecture", "layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"),
+    *("model_name_or_path", "adapter_name_or_path", "source_prefix"),
+    *("source_lang", "target_lang", "tokenizer_source_lang", "tokenizer_target_lang"),
+)
+
+
+def compare_settings(checkpoint: str, settings: dict) -> None:
+    """Refuse flags under which a checkpoint would be another model, and log what else differs from its run.
+
+    Raises:
+        ValueError: one of them differs; the message names both values.
+    """
+    before = read_checkpoint(checkpoint)["settings"]
+    changed = {name: value for name, value in settings.items() if name in before and before[name] != value}
+    for name, value in changed.items():
+        if name in _FIXED and not _same_place(before[name], value):
+            raise ValueError(
+                f"--{name} is {_shown(value)}, and {_shown(before[name])} in the run of {checkpoint}; give the same, "
+                "or begin a new run in another --output_dir."
+            )
+        logger.warning("--%s is %s instead of %s", name, _shown(value), _shown(before[name]))
+
+
+def _same_place(one, other) -> bool:
+    paths = isinstance(one, str) and isinstance(other, str) and Path(one).exists()
+    return paths and Path(one).resolve() == Path(other).resolve()
+
+
+def _shown(value) -> str:
+    return "not given" if value is None else repr(value) if isinstance(value, str) else str(value)

@@ -74,6 +74,13 @@ def write_file(path: str | os.PathLike, data: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def remove_whole(directory: str | os.PathLike) -> None:
+    """Remove a directory, of which no name but a draft's is ever seen in part."""
+    path = draft_of(directory, uuid.uuid4().hex[:8])
+    Path(directory).rename(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_drafts(directory: str | os.PathLike, target: str | None = None) -> None:
     """Remove the drafts in a directory whose process died, and put back what one of them was about to replace.
 

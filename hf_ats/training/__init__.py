@@ -7,7 +7,7 @@ takes.
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients
-from .refusals import refuse_another_partition
+from .refusals import refuse_another_model, refuse_another_training
 from .schedules import SCHEDULES, levels_at_step, trained_levels
 from .token_budget import TokenBudgetBatches
 from .trainer import AlternatingTraining
@@ -21,6 +21,7 @@ __all__ = [
     "all_reduce_gradients",
     "label_smoothed_cross_entropy",
     "levels_at_step",
-    "refuse_another_partition",
+    "refuse_another_model",
+    "refuse_another_training",
     "trained_levels",
 ]

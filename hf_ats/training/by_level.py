@@ -23,19 +23,29 @@ class ReportsByLevel:
     def __init__(self, *positional, **keywords):
         self._means = _RunningMeans()
         self._last_norm_step: int | None = None
+        self._loss_since_log = torch.zeros(())
+        self._carried_loss: torch.Tensor | None = None  # of before a checkpoint, for the first loss after it
         self._evaluated = torch.zeros(2, dtype=torch.float64)  # the sum of token losses, and the number of tokens
         super().__init__(*positional, **keywords)
 
     def train(self, *positional, **keywords):
         """Train as the Trainer does, with nothing in the logs of an earlier training."""
         self._means.clear()
-        self._last_norm_step = None
+        self._last_norm_step = self._carried_loss = None
         return super().train(*positional, **keywords)
 
     def _record_losses(self, levels, losses):
         for level, loss in zip(levels, losses, strict=True):
             # The shares of an accumulation window add up to the loss of its step.
             self._means.add(f"loss_{self.level_names[level]}", loss, count=int(self.accelerator.sync_gradients))
+
+    def _with_carried(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a step, and in the first step of a resumed run all that was not logged before."""
+        if self._carried_loss is None:
+            return loss
+        carried, self._carried_loss = self._carried_loss, None
+        self._total_loss_scalar -= carried.item()  # the mean of a training is that of its own steps
+        return loss + carried.to(loss.device)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *positional, **keywords):
         # Called after every optimizer step, and once more after the last of an epoch.
@@ -45,7 +55,23 @@ class ReportsByLevel:
         if grad_norm is not None and step != self._last_norm_step and len(levels) == 1:
             self._means.add(f"grad_norm_{self.level_names[levels[0]]}", whole(grad_norm))
         self._last_norm_step = step
+        self._loss_since_log = tr_loss  # the Trainer's own sum, which it sets to zero in place
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *positional, **keywords)
+
+    def _running_state(self) -> dict:
+        """Return what this process has summed up since the last log, for a checkpoint."""
+        return {
+            "loss": self._loss_since_log.detach().cpu().clone(),
+            "last_logged": self._globalstep_last_logged,
+            "last_norm_step": self._last_norm_step,
+            "means": self._means.state(),
+        }
+
+    def _set_running_state(self, state: dict) -> None:
+        self._carried_loss = state["loss"]
+        self._globalstep_last_logged = state["last_logged"]
+        self._last_norm_step = state["last_norm_step"]
+        self._means.set_state(state["means"])
 
     def log(self, logs, start_time=None):
         """Log means since the last log, `loss_<level>` and `grad_norm_<level>`, and `learning_rate_<level>`."""
@@ -129,6 +155,14 @@ class _RunningMeans:
     def clear(self) -> None:
         self._sums.clear()
         self._counts.clear()
+
+    def state(self) -> dict:
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def set_state(self, state: dict) -> None:
+        self.clear()
+        self._sums.update(state["sums"])
+        self._counts.update(state["counts"])
 
     def add(self, name: str, value: torch.Tensor | float, count: int = 1) -> None:
         self._sums[name] += value

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
+from safetensors import safe_open
 from torch import nn
+from transformers import TrainingArguments
 from transformers.utils import CONFIG_NAME, strtobool
 
 from ..partition import (
@@ -15,6 +18,7 @@ from ..partition import (
     partitioned_layers,
     stock_config_dict,
 )
+from ..storage import read_checkpoint
 from .arguments import refuse_hub_strategy
 from .sharding import is_sharded
 
@@ -168,12 +172,17 @@ def _refuse_metric_without_level(metric: str | None, trained: list[str], sets: l
         )
 
 
-def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
-    """Compare the partition of a checkpoint to resume from with that of the model.
+def refuse_another_model(checkpoint: str | os.PathLike, model: nn.Module) -> None:
+    """Refuse a checkpoint whose partition or tensors are not those of the model to resume.
 
     Raises:
         ValueError: they differ.
     """
+    _refuse_another_partition(checkpoint, model)
+    _refuse_other_tensors(checkpoint, model)
+
+
+def _refuse_another_partition(checkpoint, model: nn.Module) -> None:
     path = Path(checkpoint) / CONFIG_NAME
     if not path.is_file():
         return
@@ -186,6 +195,72 @@ def refuse_another_partition(checkpoint: str | Path, model: nn.Module) -> None:
             f"the checkpoint {checkpoint} holds {found or 'an unpartitioned model'}, but the model to resume is "
             f"{expected or 'unpartitioned'}; partition the model as the checkpoint's, or train from its start."
         )
+
+
+# Not of the training itself, or of one process.
+_NOT_COMPARED = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "local_rank", "disable_tqdm")
+
+
+def compared_arguments(args: TrainingArguments) -> dict:
+    """Return the arguments of a training that a checkpoint keeps, in JSON's types."""
+    arguments = {
+        name: value for name, value in args.to_dict().items() if name not in _NOT_COMPARED and not name.startswith("_")
+    }
+    return json.loads(json.dumps(arguments, default=str))
+
+
+def refuse_another_training(checkpoint: str | os.PathLike, args: TrainingArguments) -> None:
+    """Refuse arguments that the state in a checkpoint does not fit.
+
+    Raises:
+        ValueError: the checkpoint has no optimizer or another one, or was trained by another schedule.
+    """
+    before, now = read_checkpoint(checkpoint)["arguments"], compared_arguments(args)
+    if before.get("save_only_model"):
+        raise ValueError(
+            f"the checkpoint {checkpoint} was saved with save_only_model=True, without an optimizer to go on with; "
+            "export it, and begin a new run from the full network."
+        )
+    follows_metric = {"reduce_lr_on_plateau", "greedy"} & {before["lr_scheduler_type"], now["lr_scheduler_type"]}
+    fixed = [
+        "optim",
+        "schedule",
+        "weight_decay_on",
+        *(["lr_scheduler_type", "learning_rate"] if follows_metric else []),
+    ]
+    for name in fixed:
+        if before[name] != now[name]:
+            raise ValueError(
+                f"the checkpoint {checkpoint} was trained with {name}={before[name]!r}, and this run has "
+                f"{name}={now[name]!r}; go on with {before[name]!r}, or begin a new run in another output_dir."
+            )
+
+
+def _refuse_other_tensors(checkpoint, model: nn.Module) -> None:
+    """Refuse tensors that are missing, unknown or of another shape: the Trainer would go on with fresh ones."""
+    stored = {}
+    for file in Path(checkpoint).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            stored |= {name: tuple(tensors.get_slice(name).get_shape()) for name in sorted(tensors.keys())}
+    if not stored:
+        return
+    state = model.state_dict(keep_vars=True)
+    own = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, shape in stored.items():
+        if own.get(name) != shape:
+            here = f"has {own[name]}" if name in own else "has none of this name"
+            raise ValueError(
+                f"the checkpoint {checkpoint} holds {name} of shape {shape}, and the model to resume {here}; build "
+                "the model as the checkpoint's, or begin a new run in another output_dir."
+            )
+    there = {id(state[name]) for name in stored}
+    unsaved = "|".join(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    for name, tensor in state.items():
+        if id(tensor) not in there and not (unsaved and re.search(unsaved, name)):
+            raise ValueError(
+                f"the checkpoint {checkpoint} lacks {name} of the model to resume; build the model as the "
+                "checkpoint's, or begin a new run in another output_dir."
+            )
 
 
 def _shape(config) -> dict | None:

@@ -11,16 +11,17 @@ from transformers import PreTrainedModel, TrainerCallback
 from ..data import decoder_inputs
 from ..partition import is_translation_model, layers_at_level, level_names, parameters_at_level, partitioned_layers
 from .by_level import ReportsByLevel
+from .checkpoints import WholeCheckpoints
 from .flops import FlopsMeter
 from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients, broadcast_statistics
-from .refusals import refuse_another_partition, refuse_second_training, refuse_unkept_laws, refuse_unpartitioned
+from .refusals import refuse_second_training, refuse_unkept_laws, refuse_unpartitioned
 from .schedules import levels_at_step, trained_levels
 from .sharding import frozen, gathered_copy, is_sharded, prepare_sharding_
 
 
-class AlternatingTraining(ReportsByLevel):
+class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
     """A mixin that runs each optimizer step at the levels of the schedule, and logs, evaluates and counts by level.
 
     Outside its steps and its evaluation the model is at the level that the user left it at. An unpartitioned model is
@@ -133,8 +134,9 @@ class AlternatingTraining(ReportsByLevel):
             all_reduce_gradients(dict.fromkeys(p for level in levels for p in self._parameters[level]))
             if not self._full_has_all:
                 broadcast_statistics(self._buffers_at(levels))
+        self.refuse_diverged_losses(levels, losses)
         self._record_losses(levels, losses)
-        return torch.stack(losses).mean()
+        return self._with_carried(torch.stack(losses).mean())
 
     def _reduces_itself(self, level: int, levels: tuple[int, ...]) -> bool:
         """Whether the backward pass of a level reduces the gradients of the step, those of earlier levels included."""
@@ -187,10 +189,6 @@ class AlternatingTraining(ReportsByLevel):
         if not (self.is_fsdp_enabled and is_sharded(self.model)):
             return self.model
         return gathered_copy(self.model, self.accelerator, self._model_class)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        refuse_another_partition(resume_from_checkpoint, self.model)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         if not self.is_fsdp_enabled:

@@ -22,7 +22,7 @@ FEW = "--max_steps 2 --save_strategy no --speed_sentences 0"
 def test_a_run_leaves_the_two_models_the_report_and_the_trainers_files(trained):
     assert {path.name for path in trained.output_dir.iterdir()} == {
         "core", "full", "results.json", "training.png", "report.html", "tokenizer", "translations.core.txt",
-        "translations.full.txt", "checkpoint-3", "checkpoint-6", "trainer_state.json",
+        "translations.full.txt", "checkpoint-3", "checkpoint-6", "trainer_state.json", "run.json",
     }  # fmt: skip
     for name in ("core", "full"):
         assert (trained.output_dir / f"translations.{name}.txt").read_text(encoding="utf-8").count("\n") == 12
@@ -95,8 +95,8 @@ def test_a_run_is_pushed_after_its_report_where_it_is_asked_for(corpus, tmp_path
     monkeypatch.setattr(
         ATSSeq2SeqTrainer, "push_to_hub", lambda trainer: pushed.append(read_results(tmp_path / "results.json"))
     )
-    train(*training_arguments(corpus, tmp_path, FEW))
-    assert pushed == [] and "card" in read_results(tmp_path / "results.json")
+    train(*training_arguments(corpus, tmp_path / "unpushed", FEW))
+    assert pushed == [] and "card" in read_results(tmp_path / "unpushed" / "results.json")
     facts = "--license mit --card_datasets ann/numbers --base_model ann/base"
     train(*training_arguments(corpus, tmp_path, f"{FEW} --push_to_hub {facts} --hub_token hf_secret"))
     assert [results["training"]["steps"] for results in pushed] == [2]

@@ -25,8 +25,8 @@ def refused(message: str, *arguments) -> None:
         ("--ranks fc1=4", "ranks={'fc1': 4} say which modules get which rank, and so do ratios=[0.25]"),
         ("--ranks fc1", "ranks=['fc1'] holds 'fc1'; write a name and its rank, such as fc1=16"),
         ("--method none", "schedule='alternating' needs a partitioned model"),
-        ("--resume_from_checkpoint True", "holds no checkpoint-N; leave it out"),
-        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is not a directory"),
+        ("--resume_from_checkpoint True", "is not a directory; give a checkpoint-N, True"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere: nowhere is not a directory"),
         ("--max_source_length 999", "--max_source_length 999 is more than the 512 positions"),
         ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
         ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
@@ -40,7 +40,7 @@ def refused(message: str, *arguments) -> None:
 )
 def test_bad_input_ends_with_a_sentence(more, message, corpus, tmp_path):
     # The flags of the case come last, and the last one counts.
-    refused(re.escape(message), *training_arguments(corpus, tmp_path), *more.split())
+    refused(re.escape(message), *training_arguments(corpus, tmp_path / "run"), *more.split())
 
 
 def test_what_is_wrong_with_a_card_is_found_before_the_corpus_is_read(tmp_path):
