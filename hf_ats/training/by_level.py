@@ -71,7 +71,7 @@ class ReportsByLevel:
         self._carried_loss = state["loss"]
         self._globalstep_last_logged = state["last_logged"]
         self._last_norm_step = state["last_norm_step"]
-        self._means.set_state(state["means"])
+        self._means.set_state(state["means"], self.args.device)
 
     def log(self, logs, start_time=None):
         """Log means since the last log, `loss_<level>` and `grad_norm_<level>`, and `learning_rate_<level>`."""
@@ -159,9 +159,10 @@ class _RunningMeans:
     def state(self) -> dict:
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
-    def set_state(self, state: dict) -> None:
+    def set_state(self, state: dict, device: torch.device) -> None:
         self.clear()
-        self._sums.update(state["sums"])
+        for name, value in state["sums"].items():
+            self._sums[name] = value.to(device) if isinstance(value, torch.Tensor) else value
         self._counts.update(state["counts"])
 
     def add(self, name: str, value: torch.Tensor | float, count: int = 1) -> None:

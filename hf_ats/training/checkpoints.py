@@ -248,7 +248,7 @@ class WholeCheckpoints:
         super()._load_rng_state(checkpoint)
         path = Path(checkpoint or "") / self._running_name()
         if checkpoint is not None and path.is_file():  # not of a process that the checkpoint's run did not have
-            self._set_running_state(torch.load(path, map_location=self.args.device, weights_only=True))
+            self._set_running_state(torch.load(path, map_location="cpu", weights_only=True))
 
     def _running_name(self) -> str:
         """Return the name of the file with what a process has summed up since the last log."""

@@ -164,3 +164,25 @@ class SaveAt(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save = state.global_step in self._steps
+
+
+class AfterStep(TrainerCallback):
+    """Calls a function when a step, from 1, is done."""
+
+    def __init__(self, step, function):
+        self._step, self._function = step, function
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self._step:
+            self._function()
+
+
+class BeforeStep(AfterStep):
+    """Calls a function when a step, from 1, begins."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self._step:
+            self._function()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        pass

@@ -15,7 +15,7 @@ from hf_ats.storage import CHECKPOINT, last_checkpoint, read_checkpoint
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.laws import assert_same_weights
 from tests.support.models import partitioned
-from tests.support.training import make_trainer, sentences
+from tests.support.training import AfterStep, BeforeStep, make_trainer, sentences
 
 SAVING = dict(save_strategy="steps", save_steps=2, max_steps=5)
 
@@ -264,17 +264,6 @@ def test_weights_that_are_not_finite_are_not_written(fields, tmp_path):
     assert [name for name in names(tmp_path) if "checkpoint" in name] == []
 
 
-class AfterStep(TrainerCallback):
-    """Calls a function when a step, from 1, is done."""
-
-    def __init__(self, step, function):
-        self._step, self._function = step, function
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self._step:
-            self._function()
-
-
 # ---- Signals ----
 
 
@@ -292,17 +281,6 @@ def test_a_signal_ends_the_training_after_the_step_with_a_checkpoint(number, str
     assert f"Ended by {number.name} after step 3, whose checkpoint is written" in said()
     assert names(tmp_path) == ["checkpoint-3", "run.json"] and signal.getsignal(number) is before
     assert_same_weights(run(tmp_path, True, **fields).model, whole[1].model)
-
-
-class BeforeStep(AfterStep):
-    """Calls a function when a step, from 1, begins."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self._step:
-            self._function()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        pass
 
 
 def test_a_second_signal_ends_at_once(tmp_path):

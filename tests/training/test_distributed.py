@@ -76,6 +76,13 @@ def test_a_resume_in_the_middle_of_an_epoch_is_exact(stop, two_processes):
     )
 
 
+@pytest.mark.law(number=2)
+def test_a_signal_to_one_process_ends_both_after_the_same_step(two_processes):
+    whole, resumed = (torch.load(two_processes / f"{name}.pt") for name in ("whole", "resumed4"))
+    assert not (two_processes / "stopped.pt").exists()
+    assert_same_state(whole, resumed, rtol=0, atol=0)
+
+
 @pytest.mark.law(number=5)
 def test_every_step_of_a_ladder_by_width_sends_its_level_alone(two_processes):
     model = partitioned(partition="width ladder")

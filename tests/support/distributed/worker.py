@@ -3,6 +3,8 @@
 Every scenario is a training run. Rank 0 saves the weights that it ends with, and every rank what it saw.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +16,14 @@ from hf_ats.run.architectures import keep_pad_row_zero_
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from tests.support.models import partitioned
 from tests.support.summed import BATCH, examples, summed_trainer
-from tests.support.training import SaveAt, SequentialTrainer, make_trainer, sentences, train_pictures
+from tests.support.training import (
+    BeforeStep,
+    SaveAt,
+    SequentialTrainer,
+    make_trainer,
+    sentences,
+    train_pictures,
+)
 from tests.support.versions import BEFORE_5
 
 
@@ -135,6 +144,13 @@ def main(out: Path):
     for stop in (2, 7):
         torch.manual_seed(1234)
         run(f"resumed{stop}", resume=out / "whole" / f"checkpoint-{stop}", **common)
+    rank = torch.distributed.get_rank()
+    stop = BeforeStep(4, lambda: os.kill(os.getpid(), signal.SIGTERM) if rank == 1 else None)
+    try:
+        run("stopped", callbacks=[stop], save_strategy="steps", save_steps=100, **common)
+    except SystemExit as end:
+        print(f"ended with status {end.code}")
+    run("resumed4", resume=out / "stopped" / "checkpoint-4", **common)
 
     epoch = dict(trainer_class=Counting, max_tokens=40, max_steps=-1, num_train_epochs=1, double=False)
     counting = run("counting", **epoch)
