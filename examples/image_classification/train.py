@@ -44,9 +44,9 @@ from hf_ats.checkpoint import export_level
 from hf_ats.evaluation import compute_accuracy
 from hf_ats.partition import FlopsLedger, PartitionConfig, partition_
 from hf_ats.results import RESULTS, build_results, plot_training, write_report_page, write_results
-from hf_ats.run import start, user_errors
+from hf_ats.run import early_ends, start, user_errors
 from hf_ats.trainers import ATSTrainer
-from hf_ats.training import refuse_another_partition
+from hf_ats.training import refuse_another_model
 
 from .data import (
     AugmentedImages,
@@ -77,7 +77,8 @@ def main() -> None:
         partition = partition_args.config()
         parts, trainer = prepare(network_args, data_args, partition, args)
     arguments = args.changed_fields()
-    outcome = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with early_ends():
+        outcome = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     model = trainer.whole_model()  # for every process: under FSDP they gather it together
     if not trainer.is_world_process_zero():
@@ -111,7 +112,7 @@ def main() -> None:
             "steps": trainer.state.global_step,
             "flops": trainer.state.total_flos,
             "epoch_forward_flops": epoch_forward_flops(trainer, image_shape, len(parts["train"])),
-            "seconds": outcome.metrics["train_runtime"],
+            "seconds": trainer.seconds_before + outcome.metrics["train_runtime"],
             **({"resumed_from": args.resume_from_checkpoint} if args.resume_from_checkpoint else {}),
             **({"recipe": asdict(recipe)} if recipe else {}),
             "arguments": arguments,
@@ -145,7 +146,7 @@ def prepare(
     if partition is not None:
         partition_(model, partition)
     if args.resume_from_checkpoint is not None:
-        refuse_another_partition(args.resume_from_checkpoint, model)
+        refuse_another_model(args.resume_from_checkpoint, model)
     train = AugmentedImages(parts["train"], args.seed, data_args.padding, data_args.mirror)
     trainer = ATSTrainer(
         model=model,

@@ -256,7 +256,7 @@ class WholeCheckpoints:
 
 
 class _Beginning(TrainerCallback):
-    """A callback that takes the time, and says when a checkpoint has reached the last step."""
+    """A callback that takes the time, and puts right what a checkpoint says of the training that goes on from it."""
 
     def __init__(self, trainer: WholeCheckpoints):
         self._trainer = trainer
@@ -264,5 +264,6 @@ class _Beginning(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._trainer._began = time.monotonic()
         state.num_train_epochs = self._trainer._num_train_epochs
+        state.compute_steps(args, state.max_steps)  # those of a checkpoint's run would stay
         if state.global_step >= state.max_steps and state.is_world_process_zero:
             logger.warning(f"Step {state.global_step} of {state.max_steps} is reached; nothing is left to train.")

@@ -142,7 +142,7 @@ def test_a_ladder_of_widths(tmp_path, monkeypatch):
         ("--ratios 1.5", "ratios=[1.5] must lie between 0 and 1"),
         ("--validation_images 5000", "--validation_images 5000 and --train_images 64 do not fit into the 2000 images"),
         ("--train_file no.parquet --test_file no.parquet", "no.parquet"),
-        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere is not a directory"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere: nowhere is not"),
     ],
 )
 def test_mistakes_end_with_a_sentence(tmp_path, monkeypatch, capsys, flags, words):

@@ -105,7 +105,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
 
     # Three steps an epoch: the checkpoint lies within the second, whose images it must show again.
     whole = run(tmp_path / "whole", save_strategy="steps", save_steps=5)
-    assert sorted(os.listdir(tmp_path / "whole")) == ["checkpoint-5", "checkpoint-9"]
+    assert sorted(os.listdir(tmp_path / "whole")) == ["checkpoint-5", "checkpoint-9", "run.json"]
     resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
     assert_same_weights(whole, resumed)
 

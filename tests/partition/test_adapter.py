@@ -21,7 +21,7 @@ from hf_ats.partition import (
     partition_from_adapter_,
     partitioned_layers,
 )
-from hf_ats.training import refuse_another_partition
+from hf_ats.training import refuse_another_model
 from tests.support.checkpoints import logits
 from tests.support.hub import connected_hub
 from tests.support.hub.contents import Commit
@@ -241,7 +241,7 @@ def test_training_checkpoints_resuming_and_exports_carry_the_ranks(adapter, tmp_
         torch.testing.assert_close(p, model.get_parameter(name), **EXACT)
     other = partition_(tiny_model("marian"), PartitionConfig(ratios=[0.25]))
     with pytest.raises(ValueError, match=r"the model to resume is PartitionConfig\(.*ratios=\[0\.25\]"):
-        refuse_another_partition(checkpoint, other)
+        refuse_another_model(checkpoint, other)
 
     ranks = {name: layer.ranks[0] for name, layer in partitioned_layers(model).items()}
     report = export_core(model, tmp_path / "core")
