@@ -46,7 +46,7 @@ def trained(tmp_path_factory) -> Path:
 def test_a_run_leaves_the_two_networks_the_report_and_the_trainers_files(trained):
     assert {path.name for path in trained.iterdir()} == {
         *("checkpoint-2", "checkpoint-4", "core", "full"),
-        *("report.html", "results.json", "trainer_state.json", "training.png"),
+        *("report.html", "results.json", "run.json", "trainer_state.json", "training.png"),
     }
     log = json.loads((trained / "trainer_state.json").read_text())["log_history"]
     found = set().union(*log)
