@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..partition import sort_levels
+from ..storage import write_file
 from .results import read_results
 from .tables import align, core_sizes, mean_and_deviation, number, settings, unique
 
@@ -155,7 +156,7 @@ def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") 
     after = f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}"
     if after == before:
         return False
-    path.write_text(after, encoding="utf-8")
+    write_file(path, after)
     return True
 
 

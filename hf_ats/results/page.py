@@ -7,11 +7,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..partition import sort_levels
+from ..storage import write_file
 from .curves import level_colors, training_panels
 from .page_curves import HEIGHT, WIDTH, lay_out
 from .page_figures import Fact, figure_rows, headline, scoring_facts
 from .page_samples import mark_sample
-from .results import RESULTS, read_json, read_results, task_of, write_text
+from .results import RESULTS, read_json, read_results, task_of
 from .tables import core_sizes, number, settings
 
 _TEMPLATES = Path(__file__).parent
@@ -46,7 +47,7 @@ def write_report_page(run_directory: str | os.PathLike) -> Path:
             f"{directory} holds no {RESULTS}; give the output directory of a training script that ran to its end."
         )
     page = directory / "report.html"
-    write_text(page, report_page(directory, read_results(directory / RESULTS, task=None)))
+    write_file(page, report_page(directory, read_results(directory / RESULTS, task=None)))
     return page
 
 

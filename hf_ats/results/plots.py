@@ -1,10 +1,12 @@
 """The course of a training run, level by level, as a picture."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..partition import sort_levels
+from ..storage import write_file
 from .curves import MANY_POINTS, level_colors, running_mean, training_panels
 
 
@@ -59,7 +61,8 @@ def plot_training(
         figure.suptitle(title, fontweight="bold")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    figure.savefig(picture := io.BytesIO(), format="png")
+    write_file(path, picture.getvalue())
 
 
 def _draw(axis, series: dict[str, list[tuple[int, float]]], colors: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..storage import write_file
 from .provenance import installed_versions, without_secrets
 
 FORMAT = 1
@@ -179,29 +180,14 @@ def read_json(path: str | os.PathLike, remedy: str):
 
 
 def write_json(path: str | os.PathLike, value) -> None:
-    """Write one JSON file atomically; values as in `write_results`."""
-    write_text(path, json_text(value))
+    """Write one JSON file whole or not at all; its folder is made if need be. Values are as in `write_results`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json_text(value))
 
 
 def json_text(value) -> str:
     """Return a value as `write_json` writes it."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write one text file, wholly or not at all; its folder is made if need be."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since only within one file system is the replacement atomic.
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def fingerprint(*columns: Sequence[str]) -> str:
