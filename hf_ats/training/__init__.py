@@ -4,7 +4,7 @@ It knows nothing of results, cards, the Hub or command lines; `hf_ats.trainers` 
 takes.
 """
 
-from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
+from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments, refuse_no_training
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients
 from .refusals import refuse_another_model, refuse_another_training
@@ -23,5 +23,6 @@ __all__ = [
     "levels_at_step",
     "refuse_another_model",
     "refuse_another_training",
+    "refuse_no_training",
     "trained_levels",
 ]

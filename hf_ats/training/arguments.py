@@ -1,5 +1,7 @@
 """The training arguments: those of Transformers, and what alternating training adds."""
 
+import json
+import math
 from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -12,6 +14,49 @@ _HUB_STRATEGY_HELP = (
     "When --push_to_hub publishes. 'end': both networks, when training is over; transformers' other choices would "
     "publish the partitioned model."
 )
+
+
+# Counts that have no meaning below 1. Most of them are used for the first time when a model is evaluated.
+_POSITIVE = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "eval_accumulation_steps",
+    "generation_max_length",
+    "generation_num_beams",
+)
+# Where a number may lie, for fields of which PyTorch would say so only when training begins, or nobody.
+_RANGES = {
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, math.inf),
+    "label_smoothing_factor": (0, 1),
+    "neftune_noise_alpha": (0, math.inf),
+}
+
+
+def refuse_no_training(args: TrainingArguments) -> None:
+    """Refuse a training without a step, of which an untrained network would be exported.
+
+    Raises:
+        ValueError: `max_steps`, or without it `num_train_epochs`, leaves nothing to train.
+    """
+    if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
+        raise ValueError(
+            f"max_steps={args.max_steps} and num_train_epochs={args.num_train_epochs:g} train nothing; write one of "
+            "them, such as num_train_epochs=3."
+        )
+
+
+def _check_object(name: str, text: str) -> None:
+    try:
+        valid = isinstance(json.loads(text), dict)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f'{name}={text!r} is not a JSON object; write one such as {{"name": 1}}.')
 
 
 def refuse_hub_strategy(args: TrainingArguments) -> None:
@@ -78,6 +123,31 @@ class _AlternatingArguments:
             value = getattr(self, field_.name)
             if value != default and field_.name != "output_dir" and not field_.name.endswith("_token"):
                 self._given[field_.name] = value
+
+    def _check_numbers(self):
+        """Refuse numbers that no training can go by, of all fields, before anything is begun."""
+        for name in (field_.name for field_ in fields(self)):
+            value = getattr(self, name)
+            # Norms that are clipped at infinity are logged as they are; steps may end what epochs do not.
+            infinite = ("max_grad_norm", *(["num_train_epochs"] if self.max_steps > 0 else []))
+            if isinstance(value, float) and not math.isfinite(value) and not (name in infinite and value > 0):
+                raise ValueError(f"{name}={value} is not a number that training can go by; write a finite one.")
+        for name in _POSITIVE:
+            value = getattr(self, name, None)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not a count; write 1 or more, or leave it out.")
+        for name, (least, limit) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < limit:
+                limits = f"{least} or more" + ("" if limit == math.inf else f", and less than {limit}")
+                raise ValueError(f"{name}={value} is out of its range; write {limits}.")
+        if self.optim_args and not all("=" in word for word in self.optim_args.split(",")):
+            raise ValueError(f"optim_args={self.optim_args!r} is no list such as 'momentum=0.9,nesterov=True'.")
+        for name in self._VALID_DICT_FIELDS:
+            value = getattr(self, name)
+            # Others than these may name a file.
+            if isinstance(value, str) and (value.startswith("{") or name.endswith("_kwargs")):
+                _check_object(name, value)
 
     def _check_alternating(self):
         if self.schedule not in SCHEDULES:
@@ -156,14 +226,15 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
     (`"full_loss"`), since every metric carries its level; `hub_strategy` is `"end"`, the only choice.
 
     Raises:
-        ValueError: an argument is out of its range, or would break the independence of the loss from how a batch is
-            cut.
+        ValueError: an argument is not finite or out of its range, or would break the independence of the loss from how
+            a batch is cut.
     """
 
     hub_strategy: HubStrategy | str = field(default="end", metadata={"help": _HUB_STRATEGY_HELP})
 
     def __post_init__(self):
         self._note_given()
+        self._check_numbers()
         self._check_alternating()
         super().__post_init__()
 
@@ -203,6 +274,7 @@ class ATSSeq2SeqTrainingArguments(Seq2SeqTrainingArguments, _TokenBudgetArgument
 
     def __post_init__(self):
         self._note_given()
+        self._check_numbers()
         self._check_alternating()
         if self.max_tokens is not None and self.max_tokens <= 0:
             raise ValueError(f"max_tokens={self.max_tokens} must be positive; leave it out for batches of sentences.")

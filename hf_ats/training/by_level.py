@@ -2,9 +2,12 @@
 
 import copy
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..partition import layers_at_level
@@ -83,6 +86,16 @@ class ReportsByLevel:
                     logs[f"learning_rate_{self.level_names[level]}"] = rate
         super().log(logs, start_time)
 
+    def get_eval_dataloader(self, *positional, **keywords):
+        """Return the Trainer's loader, of the whole set in its own order whatever training does with its set."""
+        with _whole_and_in_order(self.args):
+            return super().get_eval_dataloader(*positional, **keywords)
+
+    def get_test_dataloader(self, *positional, **keywords):
+        """Return the Trainer's loader, as `get_eval_dataloader` does."""
+        with _whole_and_in_order(self.args):
+            return super().get_test_dataloader(*positional, **keywords)
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
@@ -143,6 +156,23 @@ class ReportsByLevel:
     def floating_point_ops(self, inputs) -> int:
         """Return the FLOPs of the forward and backward pass that this micro-batch ran, at the levels of its step."""
         return self._flops.count(inputs, self.levels_at_step(self.state.global_step), super().floating_point_ops)
+
+
+@contextmanager
+def _whole_and_in_order(args: TrainingArguments) -> Iterator[None]:
+    """Take back, for a `with` block, what makes the Trainer leave out examples of an evaluation or shuffle them.
+
+    Predictions could not be told which references they belong to.
+    """
+    plain = {"dataloader_drop_last": False, "group_by_length": False, "train_sampling_strategy": "sequential"}
+    kept = {name: getattr(args, name) for name in plain if hasattr(args, name)}
+    try:
+        for name in kept:
+            setattr(args, name, plain[name])
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(args, name, value)
 
 
 class _RunningMeans:

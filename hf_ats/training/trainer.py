@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data import decoder_inputs
 from ..partition import is_translation_model, layers_at_level, level_names, parameters_at_level, partitioned_layers
+from .arguments import refuse_no_training
 from .by_level import ReportsByLevel
 from .checkpoints import WholeCheckpoints
 from .flops import FlopsMeter
@@ -75,7 +76,8 @@ class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
         return model
 
     def train(self, *positional, **keywords):
-        """Train as the Trainer does."""
+        """Train as the Trainer does; ValueError if the arguments leave no step to train."""
+        refuse_no_training(self.args)
         if self.model_init is None:
             refuse_second_training(self)
         return super().train(*positional, **keywords)

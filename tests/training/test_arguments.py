@@ -1,8 +1,13 @@
-"""What the arguments that keep fairseq's meanings do in the trainer: weight decay's reach, the count of tokens."""
+"""What the arguments refuse, and what those that keep fairseq's meanings do in the trainer."""
+
+import math
+import re
+from dataclasses import fields
 
 import pytest
 
 from hf_ats.trainers import ATSSeq2SeqTrainer
+from hf_ats.training import ATSSeq2SeqTrainingArguments
 from tests.support.models import partitioned, tiny_model
 from tests.support.training import arguments, make_trainer
 
@@ -34,6 +39,58 @@ def test_weight_decay_is_on_weights_or_on_every_trained_parameter(partition, tmp
 def test_weight_decay_on_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="weight_decay_on='biases' is not known; write 'weights' or 'all'"):
         arguments(tmp_path, weight_decay_on="biases")
+
+
+FLOATS = [field.name for field in fields(ATSSeq2SeqTrainingArguments) if "float" in str(field.type)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_number_that_is_not_finite_is_refused_whatever_it_is_for(name, value, tmp_path):
+    if (name, value) == ("max_grad_norm", math.inf):  # norms that are logged and not clipped
+        assert arguments(tmp_path, max_grad_norm=value).max_grad_norm == value
+        return
+    with pytest.raises(
+        ValueError, match=f"^{name}={value} is not a number that training can go by; write a finite one"
+    ):
+        arguments(tmp_path, **{"max_steps": -1, name: value})
+
+
+def test_steps_may_end_what_epochs_do_not(tmp_path):
+    assert len(FLOATS) > 10 and "learning_rate" in FLOATS
+    assert arguments(tmp_path, max_steps=3, num_train_epochs=math.inf).max_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("per_device_train_batch_size", 0, "is not a count; write 1 or more, or leave it out"),
+        ("per_device_eval_batch_size", 0, "is not a count"),
+        ("gradient_accumulation_steps", -1, "is not a count"),
+        ("eval_accumulation_steps", 0, "is not a count"),
+        ("generation_max_length", 0, "is not a count"),
+        ("generation_num_beams", 0, "is not a count"),
+        ("learning_rate", -1.0, "is out of its range; write 0 or more"),
+        ("weight_decay", -1.0, "is out of its range; write 0 or more"),
+        ("adam_beta2", 1.0, "is out of its range; write 0 or more, and less than 1"),
+        ("label_smoothing_factor", -0.1, "is out of its range; write 0 or more, and less than 1"),
+        ("neftune_noise_alpha", -1.0, "is out of its range; write 0 or more"),
+        ("lr_scheduler_kwargs", "{bad", "is not a JSON object; write one such as"),
+        ("lr_scheduler_kwargs", "[1]", "is not a JSON object"),
+        ("gradient_checkpointing_kwargs", "", "is not a JSON object"),
+        ("optim_args", "momentum", "is no list such as"),
+    ],
+)
+def test_a_value_without_a_meaning_is_refused_when_the_arguments_are_made(name, value, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{name}={value!r}')} {message}"):
+        arguments(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("given", [dict(max_steps=0), dict(num_train_epochs=0), dict(num_train_epochs=-1.0)])
+def test_a_training_without_a_step_is_refused(given, tmp_path):
+    trainer = make_trainer(partitioned(), tmp_path, **{"max_steps": -1, **given})
+    with pytest.raises(ValueError, match=r"max_steps=(0|-1) and num_train_epochs=[-013]+ train nothing; write one of"):
+        trainer.train()
 
 
 @pytest.mark.parametrize(("counts", "tokens"), [("both", lambda one, other: one + other), ("longest", max)])

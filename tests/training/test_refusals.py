@@ -16,7 +16,7 @@ from tests.support.training import arguments, make_trainer, plain_arguments, sen
     [
         (dict(schedule="both"), "schedule='both' is not known; write one of alternating, core, full, slimmable"),
         (dict(alternate_lr_coef=0.0), "alternate_lr_coef=0.0 must be positive"),
-        (dict(alternate_lr_coef=float("nan")), "alternate_lr_coef=nan must be positive"),
+        (dict(alternate_lr_coef=-1.0), "alternate_lr_coef=-1.0 must be positive"),
         (dict(max_tokens=0), "max_tokens=0 must be positive"),
         (dict(average_tokens_across_devices=False), "leave it at True"),
     ],
