@@ -2,6 +2,7 @@
 
 from transformers import Seq2SeqTrainer, Trainer
 
+from .evaluation import decoding_threads
 from .hub import PublishesRuns
 from .training import AlternatingTraining, ATSSeq2SeqTrainingArguments, ATSTrainingArguments, TokenBudgetBatches
 
@@ -49,3 +50,8 @@ class ATSSeq2SeqTrainer(AlternatingTraining, TokenBudgetBatches, PublishesRuns, 
     """
 
     _arguments_class = ATSSeq2SeqTrainingArguments
+
+    def prediction_step(self, *positional, **keywords):
+        """Predict as the Trainer does; on a CPU a small model decodes on one thread, see `decoding_threads`."""
+        with decoding_threads(self.model):
+            return super().prediction_step(*positional, **keywords)

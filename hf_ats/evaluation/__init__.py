@@ -4,6 +4,7 @@ from .decoding import (
     batches_by_length,
     compare_decoding_speed,
     decoding_settings,
+    decoding_threads,
     device_name,
     encode_sentences,
     in_eval_mode,
@@ -11,17 +12,25 @@ from .decoding import (
     translate,
     translate_encoded,
 )
-from .metrics import TRANSLATION_METRIC, build_compute_metrics, compute_accuracy, score_translations
+from .metrics import (
+    TRANSLATION_METRIC,
+    bleu_tokenizer,
+    build_compute_metrics,
+    compute_accuracy,
+    score_translations,
+)
 from .networks import measure_networks
 from .timing import ratio, spread, time_in_turns
 
 __all__ = [
     "TRANSLATION_METRIC",
     "batches_by_length",
+    "bleu_tokenizer",
     "build_compute_metrics",
     "compare_decoding_speed",
     "compute_accuracy",
     "decoding_settings",
+    "decoding_threads",
     "device_name",
     "encode_sentences",
     "in_eval_mode",

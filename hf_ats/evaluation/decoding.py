@@ -1,5 +1,6 @@
 """Translate many sentences, and measure how fast models do it."""
 
+import os
 import statistics
 import sys
 import time
@@ -12,6 +13,12 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import pad_rows
 from ..remote_code import longest_input, with_generation_defaults
+
+# A network of this size gains little from a second thread when it decodes: it gained a third to nothing on two free
+# cores, and took 10 to 150 times as long on two that others used, since each of its many short operations waits for
+# both threads.
+_PARAMETERS_OF_ONE_THREAD = 4_000_000
+_OWN_THREADS = torch.get_num_threads()
 
 
 def decoding_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generate_kwargs) -> dict:
@@ -45,7 +52,7 @@ def translate(
 
     Batches hold sentences of like length, the longest first, so that little is spent on padding and a batch too large
     for the memory fails at once. An empty sentence gives an empty translation and costs nothing. A partitioned model
-    translates at its live level.
+    translates at its live level. On a CPU a small one decodes on one thread, see `decoding_threads`.
 
     Args:
         model: a sequence-to-sequence model, on any device; it decodes in eval mode and goes back to its own mode.
@@ -86,7 +93,7 @@ def translate_encoded(
     translations = [""] * len(encoded)
     options = with_generation_defaults(model, tokenizer, generate_kwargs)
     bar = tqdm(total=len(encoded), desc="translate", unit=" sentences", delay=5, disable=not progress)
-    with in_eval_mode(model), bar:
+    with in_eval_mode(model), decoding_threads(model), bar:
         for indices, batch in batches_by_length(tokenizer, encoded, batch_size):
             generated = model.generate(**batch.to(model.device), **options)
             for index, text in zip(indices, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
@@ -160,7 +167,8 @@ def compare_decoding_speed(
         # The start token, which Marian and T5 also pad with, comes first and was not decoded.
         return elapsed, int((generated[:, 1:] != tokenizer.pad_token_id).sum())
 
-    with in_eval_mode(*models.values()):
+    with in_eval_mode(*models.values()), decoding_threads(*models.values()):
+        threads = torch.get_num_threads()
         for name in names:
             decode(name, batches[0])
         for repeat in range(repeats):
@@ -183,7 +191,7 @@ def compare_decoding_speed(
             "num_beams": decoding_settings(models[name], tokenizer, **given)["num_beams"],
             "repeats": repeats,
             "device": device_name(device),
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "dtype": str(models[name].dtype).removeprefix("torch."),
         }
         for name in names
@@ -257,6 +265,24 @@ def in_eval_mode(*models: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def decoding_threads(*models: PreTrainedModel) -> Iterator[None]:
+    """Let PyTorch use one thread for a `with` block if small models decode in it on a CPU, and then as many as before.
+
+    Models of up to 4 million parameters are small. A number that somebody chose stays: by OMP_NUM_THREADS, or by
+    `torch.set_num_threads` after the import of hf_ats.
+    """
+    before = torch.get_num_threads()
+    chosen = "OMP_NUM_THREADS" in os.environ or before != _OWN_THREADS
+    small = all(model.device.type == "cpu" and model.num_parameters() <= _PARAMETERS_OF_ONE_THREAD for model in models)
+    if small and not chosen:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def synchronize(device: torch.device) -> None:

@@ -21,6 +21,7 @@ def measure_networks(
     batch_size: int = 32,
     speed_sentences: int = 200,
     speed_repeats: int = 3,
+    tokenize: str | None = None,
     **generate_kwargs,
 ) -> tuple[dict[str, dict], dict[str, list[str]]]:
     """Translate a test set with each network, score the translations, and measure the decoding speed in turns.
@@ -33,6 +34,7 @@ def measure_networks(
         batch_size: sentences decoded at once, for the scores and for the speed.
         speed_sentences: how many of the sources the speed is measured on, taken evenly; 0 leaves it out.
         speed_repeats: how often they are decoded; the figure is the median.
+        tokenize: sacreBLEU's tokenizer, as in `score_translations`.
         generate_kwargs: what `generate` takes, such as `num_beams` and `max_length`; defaults as in `translate`.
 
     Returns:
@@ -46,7 +48,7 @@ def measure_networks(
     for name, network in networks.items():
         logger.info("Translating %d sentences with %s", len(encoded), name)
         translations[name] = translate_encoded(network, tokenizer, encoded, batch_size, **generate_kwargs)
-        scores = score_translations(translations[name], references)
+        scores = score_translations(translations[name], references, tokenize=tokenize)
         figures[name] = {
             "flops_per_token": flops_per_token(network),
             **{score: scores[score] for score in ("bleu", "chrf", "bleu_signature", "chrf_signature")},

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import random
 
@@ -6,7 +7,14 @@ import torch
 from transformers import GenerationConfig
 
 from hf_ats.data import default_corpus, train_tokenizer
-from hf_ats.evaluation import compare_decoding_speed, decoding, decoding_settings, encode_sentences, translate
+from hf_ats.evaluation import (
+    compare_decoding_speed,
+    decoding,
+    decoding_settings,
+    decoding_threads,
+    encode_sentences,
+    translate,
+)
 from hf_ats.partition import PartitionConfig, at_level, partition_
 from tests.support.models import tiny_model
 
@@ -215,7 +223,8 @@ def test_the_figure_says_how_it_was_measured(model, tokenizer, sentences, monkey
     assert speed["tokens_per_second"] > 0
     how = {"sentences": 23, "batch_size": 8, "num_beams": 2, "repeats": 1, "device": "cpu", "dtype": "float64"}
     assert speed.items() >= how.items()
-    assert speed["threads"] == torch.get_num_threads()
+    with decoding_threads(model):
+        assert speed["threads"] == torch.get_num_threads()
     assert [len(call["input_ids"]) for call in calls] == [8, 8, 8, 7]
     assert {(call["num_beams"], call["max_new_tokens"]) for call in calls} == {(2, 12)}
 
@@ -275,3 +284,26 @@ def test_the_settings_hold_whatever_else_was_given(model, tokenizer):
     given = dict(num_beams=2, max_length=9, length_penalty=0.6, early_stopping="never", no_repeat_ngram_size=None)
     expected = dict(num_beams=2, max_length=9, length_penalty=0.6, early_stopping="never")
     assert decoding_settings(model, tokenizer, **given) == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "chosen", "threads"),
+    [(4_000_000, None, 1), (4_000_001, None, 5), (1, "variable", 5), (1, "call", 3)],
+)
+def test_a_small_model_decodes_on_one_thread_unless_somebody_chose(parameters, chosen, threads, monkeypatch):
+    used = [5]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(decoding, "_OWN_THREADS", 5)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen == "variable":
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    elif chosen == "call":
+        used.append(3)
+    model = tiny_model("marian")
+    model.num_parameters = lambda: parameters
+    before = used[-1]
+    with contextlib.suppress(ZeroDivisionError), decoding_threads(model, model):
+        assert used[-1] == threads
+        raise ZeroDivisionError
+    assert used[-1] == before, "as before, also after an error"

@@ -1,3 +1,4 @@
+import os
 import random
 import subprocess
 import sys
@@ -5,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 import sacrebleu
+from sacrebleu.metrics import BLEU
 from transformers import EvalPrediction
 
 from hf_ats.data import default_corpus, train_tokenizer
-from hf_ats.evaluation import TRANSLATION_METRIC, build_compute_metrics, score_translations
+from hf_ats.evaluation import TRANSLATION_METRIC, bleu_tokenizer, build_compute_metrics, metrics, score_translations
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,51 @@ def test_perfect_and_hopeless_translations(references):
     assert score_translations([""] * len(references), references)["bleu"] == 0
 
 
+@pytest.mark.parametrize(
+    ("codes", "tokenizers"),
+    [
+        ("zh zho cmn zh_CN zho_Hans zho_Hant yue_Hant zh-TW ZH", "zh"),
+        ("th th_TH tha_Thai lo lao_Laoo km khm_Khmr km_KH my my_MM mya_Mymr bod_Tibt shn_Mymr", "char"),
+        ("de en fr_XX vie_Latn zho_Latn arb_Arab src tgt", "13a"),
+        ("ja ja_XX jpn jpn_Jpan", "ja-mecab"),
+        ("ko ko_KR kor_Hang", "ko-mecab"),
+    ],
+)
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_target_language_says_which_tokenizer(codes, tokenizers, installed, monkeypatch):
+    monkeypatch.setattr(metrics, "_is_installed", lambda name: installed)
+    expected = "char" if "mecab" in tokenizers and not installed else tokenizers
+    assert {bleu_tokenizer(code) for code in codes.split()} == {expected}
+    assert bleu_tokenizer("tgt", None, "tha_Thai") == "char" and bleu_tokenizer(None) == "13a"
+
+
+def test_what_is_not_installed_is_not_chosen():
+    for code, name in BLEU._TOKENIZER_MAP.items():  # sacreBLEU's own choice, by `BLEU(trg_lang=code)`
+        try:
+            BLEU(trg_lang=code)
+        except RuntimeError:
+            name = "char"
+        assert bleu_tokenizer(code) == name
+
+
+def test_text_without_blanks_is_scored_by_its_language_and_otherwise_with_a_warning():
+    hypotheses, references = ["今天天气很好我们去公园散步"] * 5, ["今天天气很好我们去公园跑步"] * 5
+    scores = score_translations(hypotheses, references, tokenize=bleu_tokenizer("zho_Hans"))
+    assert (
+        scores["bleu"]
+        == BLEU(trg_lang="zh").corpus_score(hypotheses, [references]).score
+        == pytest.approx(84.2, abs=0.1)
+    )
+    assert "tok:zh" in scores["bleu_signature"]
+    with pytest.warns(UserWarning, match="without blanks between words.*write tokenize='zh'"):
+        assert score_translations(hypotheses, references)["bleu"] == 0
+    thai = ["ฉันรักคุณมาก"], ["ฉันรักคุณ"]
+    assert score_translations(*thai, tokenize="char")["bleu"] > 50
+
+
 def test_what_cannot_be_scored_is_refused(references):
+    with pytest.raises(ValueError, match=r"tokenize='english' is not a tokenizer of sacreBLEU; write one of .*13a"):
+        score_translations(references, references, tokenize="english")
     with pytest.raises(ValueError, match="predictions and references are empty"):
         score_translations([], [])
     with pytest.raises(ValueError, match="predictions holds 59 translations and references 60 sentences"):
@@ -95,19 +141,24 @@ def test_a_refusal_does_not_spoil_the_next_score(hypotheses, references):
     assert score_translations(hypotheses, references) == before
 
 
-def test_the_module_loads_without_any_network_and_nothing_slow_is_imported_before():
+def test_scores_need_no_network_and_no_folder_and_nothing_slow(tmp_path):
     script = f"""
-import socket, sys
+import os, socket, sys
 def refuse(*_): raise OSError("a connection was tried")
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
-import hf_ats.evaluation
+from hf_ats.evaluation import score_translations
+texts = dict(predictions=["a dog runs ."], references=["a dog runs ."])
+scores = score_translations(**texts)
 assert not {{"evaluate", "matplotlib"}} & set(sys.modules), "imported before it is used"
+del os.environ["HF_HOME"]
+for cache in ("HF_MODULES_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE"): os.environ[cache] = {str(tmp_path)!r}
 import evaluate
-scores = evaluate.load({TRANSLATION_METRIC!r}).compute(predictions=["a dog runs ."], references=["a dog runs ."])
+assert evaluate.load({TRANSLATION_METRIC!r}).compute(**texts) == scores
 print(round(scores["bleu"], 6))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    environment = os.environ | {"HF_HOME": os.path.join(os.devnull, "home")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.strip() == "100.0", done.stderr
 
 
@@ -143,6 +194,50 @@ def test_compute_metrics_reads_padding_of_either_kind(tokenizer, hypotheses, ref
         for value in (-100, tokenizer.pad_token_id)
     )
     assert by_minus_100 == by_pad
+
+
+# What normalisation takes from a text cannot be decoded from its labels.
+GERMAN = ["Raum 10 m² … gut!", "Preis 123 € … hoch!", "Ende … von allem!"]
+
+
+@pytest.fixture(scope="module")
+def perfect(tmp_path_factory):
+    """A tokenizer, and the prediction of a model that has learned its labels by heart."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    english = ["the room", "the price", "the end"]
+    made = train_tokenizer(english * 10, GERMAN * 10, directory, vocab_size=55, source_lang="en", target_lang="de")
+    labels = made(text_target=GERMAN)["input_ids"]
+    generated = [[made.pad_token_id, *ids] for ids in labels]
+    return made, EvalPrediction(predictions=padded(generated, made.pad_token_id), label_ids=padded(labels, -100))
+
+
+def test_raw_references_give_the_score_of_a_test_set(perfect):
+    tokenizer, prediction = perfect
+    decoded = tokenizer.batch_decode(tokenizer(text_target=GERMAN)["input_ids"], skip_special_tokens=True)
+    of_the_text = score_translations(decoded, GERMAN)
+    found = build_compute_metrics(tokenizer, GERMAN)(prediction)
+    assert (found["bleu"], found["chrf"]) == (of_the_text["bleu"], of_the_text["chrf"])
+    of_the_labels = build_compute_metrics(tokenizer)(prediction)
+    assert found["gen_len"] == of_the_labels["gen_len"] and of_the_labels["bleu"] == pytest.approx(100)
+    by_character = build_compute_metrics(tokenizer, GERMAN, tokenize="char")(prediction)["bleu"]
+    assert by_character == score_translations(decoded, GERMAN, tokenize="char")["bleu"]
+
+
+def test_references_of_another_number_are_refused(perfect):
+    tokenizer, prediction = perfect
+    with pytest.raises(ValueError, match="references has 2 sentences, and the evaluation gave 3; give one for each"):
+        build_compute_metrics(tokenizer, GERMAN[:2])(prediction)
+
+
+def test_batches_that_the_trainer_keeps_apart_are_scored_together(perfect):
+    tokenizer, prediction = perfect
+    apart = EvalPrediction(
+        predictions=[prediction.predictions[:2, :-1], prediction.predictions[2:]],
+        label_ids=[prediction.label_ids[:2, :-1], prediction.label_ids[2:]],
+    )
+    for references in (None, GERMAN):
+        compute_metrics = build_compute_metrics(tokenizer, references)
+        assert compute_metrics(apart) == compute_metrics(prediction)
 
 
 def test_compute_metrics_refuses_logits(tokenizer):

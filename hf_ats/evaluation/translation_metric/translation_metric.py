@@ -2,7 +2,8 @@
 
 import datasets
 import evaluate
-from sacrebleu.metrics import BLEU, CHRF
+
+from hf_ats.evaluation.metrics import check_counts, score_translations
 
 _DESCRIPTION = """
 Corpus BLEU and chrF2 as sacreBLEU computes them, each with the signature that says how it was computed.
@@ -71,34 +72,8 @@ class TranslationMetric(evaluate.Metric):
     def compute(self, *, predictions=None, references=None, **kwargs):
         """Check what the base class would answer with an IndexError, then compute."""
         if predictions is not None and references is not None:
-            if len(predictions) != len(references):
-                raise ValueError(
-                    f"predictions holds {len(predictions)} translations and references {len(references)} sentences; "
-                    "give one reference, or one list of references, for each translation."
-                )
-            if len(predictions) == 0:
-                raise ValueError("predictions and references are empty; there is no score of no sentences.")
+            check_counts(predictions, references)
         return super().compute(predictions=predictions, references=references, **kwargs)
 
-    def _compute(self, predictions, references, tokenize=None, lowercase=False):
-        if isinstance(references[0], str):
-            references = [[reference] for reference in references]
-        counts = {len(several) for several in references}
-        if len(counts) > 1 or 0 in counts:
-            raise ValueError(
-                f"references has between {min(counts)} and {max(counts)} references for a sentence; sacreBLEU needs "
-                "as many for each, and at least one."
-            )
-        streams = [list(stream) for stream in zip(*references, strict=True)]
-        bleu = BLEU(tokenize=tokenize, lowercase=lowercase)
-        chrf = CHRF(lowercase=lowercase)
-        bleu_score = bleu.corpus_score(predictions, streams)
-        chrf_score = chrf.corpus_score(predictions, streams)
-        return {
-            "bleu": bleu_score.score,
-            "chrf": chrf_score.score,
-            "bleu_signature": str(bleu.get_signature()),
-            "chrf_signature": str(chrf.get_signature()),
-            "length_ratio": bleu_score.sys_len / bleu_score.ref_len if bleu_score.ref_len else 0.0,
-            "sentences": len(predictions),
-        }
+    def _compute(self, predictions, references, **options):
+        return score_translations(predictions, references, **options)
