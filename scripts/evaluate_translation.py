@@ -5,7 +5,7 @@
     hf-ats evaluate --model runs/iwslt/full --dataset_name wmt17 --dataset_config_name de-en
 
 A training checkpoint (checkpoint-N) holds every level, and each is scored unless --level names one; an export is one
-network. The scores go through `evaluate` with the metric that ships with hf_ats, so no Hub is needed.
+network. The signatures say which of sacreBLEU's tokenizers was taken, by default the one for the target language.
 """
 
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hf_ats.checkpoint import stored_levels
+from hf_ats.checkpoint import load_tokenizer, stored_levels
 from hf_ats.data import load_corpus
-from hf_ats.evaluation import score_translations
+from hf_ats.evaluation import bleu_tokenizer, score_translations
 from hf_ats.results import write_json
 from hf_ats.run import translate_as_told, translation_parser, user_errors
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--dataset_name", help="a data set with a column `translation` and a test part instead")
     parser.add_argument("--dataset_config_name", help="its configuration, such as de-en")
     parser.add_argument("--skip_bad_lines", action="store_true", help="leave out bad pairs and count them")
-    parser.add_argument("--tokenize", help="sacreBLEU's tokenizer (default: its own, 13a)")
+    parser.add_argument("--bleu_tokenizer", help="sacreBLEU's tokenizer (default: that of the target language)")
     parser.add_argument("--lowercase", action="store_true", help="ignore case in both scores")
     parser.add_argument("--output", type=Path, help="write the scores to this JSON file too")
     arguments = parser.parse_args()
@@ -52,13 +52,14 @@ def main() -> None:
     pairs = corpus["test"]["translation"]
     sources, references = ([pair[lang] for pair in pairs] for lang in (arguments.source_lang, arguments.target_lang))
     hub = {"revision": arguments.revision} if arguments.revision else {}
+    languages = (arguments.target_lang, arguments.tokenizer_target_lang)
+    learned = getattr(load_tokenizer(arguments.model, **hub), "tgt_lang", None)
+    tokenize = arguments.bleu_tokenizer or bleu_tokenizer(*languages, learned)
 
     scores = {}
     for level in [arguments.level] if arguments.level else stored_levels(arguments.model, **hub):
-        translations = translate_as_told(arguments, level, sources)
-        scores[level] = score_translations(
-            translations, references, tokenize=arguments.tokenize, lowercase=arguments.lowercase
-        )
+        translations = list(translate_as_told(arguments, level, sources))
+        scores[level] = score_translations(translations, references, tokenize=tokenize, lowercase=arguments.lowercase)
     print(json.dumps(scores, indent=2))
     if arguments.output is not None:
         write_json(arguments.output, scores)

@@ -44,7 +44,7 @@ from pathlib import Path
 
 from hf_ats import ATSSeq2SeqTrainer, partition_, partition_from_adapter_
 from hf_ats.data import TranslationCollator
-from hf_ats.evaluation import build_compute_metrics
+from hf_ats.evaluation import bleu_tokenizer, build_compute_metrics
 from hf_ats.run import (
     build_networks,
     card_facts,
@@ -54,11 +54,14 @@ from hf_ats.run import (
     load_parts,
     name_base_of_adapter_,
     parse_flags,
+    rehearse,
+    rehearse_report,
     report_trained,
     show_report,
     start,
     tokenize,
     user_errors,
+    validation_references,
 )
 
 
@@ -88,6 +91,12 @@ def main() -> None:
         check_run(model, args, tokenized)
         complete_generation_config_(model, tokenizer)
 
+        tokenize_bleu = data_args.bleu_tokenizer or bleu_tokenizer(
+            data_args.target_lang, getattr(tokenizer, "tgt_lang", None)
+        )
+        compute_metrics = build_compute_metrics(
+            tokenizer, validation_references(corpus, tokenizer, model, data_args), tokenize=tokenize_bleu
+        )
         trainer = ATSSeq2SeqTrainer(
             model=model,
             args=args,
@@ -95,8 +104,23 @@ def main() -> None:
             eval_dataset=tokenized.get("validation"),
             processing_class=tokenizer,
             data_collator=TranslationCollator(tokenizer),
-            compute_metrics=build_compute_metrics(tokenizer) if args.predict_with_generate else None,
+            compute_metrics=compute_metrics if args.predict_with_generate else None,
         )
+
+        # Try what comes only when training begins, or when it has ended and all the time is spent.
+        rehearse(trainer)
+        languages = (data_args.source_lang, data_args.target_lang)
+        sources, references = ([pair[language] for pair in corpus[scored]["translation"]] for language in languages)
+        scoring = dict(
+            sources=sources,
+            references=references,
+            speed_sentences=data_args.speed_sentences,
+            truncate=True,  # a sentence that is too long was found before, unless it is to be cut
+            tokenize=tokenize_bleu,
+            num_beams=args.generation_num_beams,
+            max_length=args.generation_max_length,
+        )
+        rehearse_report(trainer, **scoring)
 
     # Train.
     with early_ends():
@@ -107,25 +131,18 @@ def main() -> None:
 
     # Export every level; translate, score and time it from there; write it all down.
     if trainer.is_world_process_zero():
-        languages = (data_args.source_lang, data_args.target_lang)
-        sources, references = ([pair[language] for pair in corpus[scored]["translation"]] for language in languages)
         results = report_trained(
             trainer,
             model,
-            sources=sources,
-            references=references,
+            **scoring,
             source_lang=data_args.source_lang,
             target_lang=data_args.target_lang,
             part=scored,
             source_prefix=data_args.source_prefix,
-            speed_sentences=data_args.speed_sentences,
-            truncate=True,  # a sentence that is too long was found before training, unless it is to be cut
             model_facts=model_args.facts(),
             data_facts=data_args.facts(corpus, scored),
             card=card,
             recipe=vars(recipe) if recipe else None,
-            num_beams=args.generation_num_beams,
-            max_length=args.generation_max_length,
         )
         print(f"\n{show_report(results)}\n")
         print(f"Written to {args.output_dir}: {', '.join([*results['levels'], 'results.json', 'report.html'])}")

@@ -5,18 +5,27 @@
     hf-ats translate --model runs/demo/checkpoint-1000 --level core < sentences.de
     hf-ats translate --model my-organization/iwslt14-de-en-core --revision v1 < sentences.de
 
-Line n of the output translates line n of the input; an empty line stays empty. Progress goes to standard error.
+Line n of the output translates line n of the input; an empty line stays empty, and a line end inside a translation is
+written as a blank. Progress goes to standard error. OUTPUT is written whole or not at all: until then what is finished
+is in OUTPUT.partial, which remains if the command is stopped.
 """
 
 import io
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.data import read_lines
-from hf_ats.run import translate_as_told, translation_parser, user_errors
+from hf_ats.run import one_line, translate_as_told, translation_parser, user_errors
+
+# Batches that are put in order of length together, and are written together.
+BATCHES_AT_ONCE = 10
 
 
 @user_errors()
@@ -30,23 +39,53 @@ def main() -> None:
     disable_progress_bar()  # of the loading; translating has its own
 
     check_output(arguments.output)
-    translations = translate_as_told(arguments, arguments.level, read_sentences(arguments.input))
-    text = "".join(f"{translation}\n" for translation in translations)
-    if arguments.output == "-":
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-        sys.stdout.write(text)
-    else:
-        Path(arguments.output).write_text(text, encoding="utf-8", newline="\n")
+    at_once = max(1, BATCHES_AT_ONCE * arguments.batch_size)
+    translations = translate_as_told(arguments, arguments.level, read_sentences(arguments.input), at_once)
+    with open_output(arguments.output) as file:
+        for number, translation in enumerate(translations, 1):
+            file.write(f"{one_line(translation)}\n")
+            if number % at_once == 0:
+                file.flush()
+
+
+def is_stream(output: str) -> bool:
+    """Whether an output is written to as it is: standard output, a device, a pipe."""
+    return output == "-" or (Path(output).exists() and not Path(output).is_file())
 
 
 def check_output(output: str) -> None:
-    """Raise OSError, before any work, if the output cannot be written.
-
-    The file itself is written at the end, so that a failure leaves an earlier one as it was.
-    """
+    """Raise OSError, before any work, if the output cannot be written."""
     path = Path(output)
-    if output != "-" and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+    if output != "-" and (path.is_dir() or not os.access(path if is_stream(output) else path.parent, os.W_OK)):
         raise OSError(f"--output {output} cannot be written; give a file in a folder that exists and is yours.")
+
+
+@contextmanager
+def open_output(output: str) -> Iterator[TextIO]:
+    """Open what is written to; a file gets its name when the block succeeds, and has `.partial` after it before."""
+    if output == "-":
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    path = Path(output)
+    partial = path if is_stream(output) else path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            if partial is not path:
+                file.flush()
+                os.fsync(file.fileno())
+        if partial is not path:
+            if path.exists():
+                shutil.copymode(path, partial)
+            partial.replace(path.resolve())  # a link stays a link
+    except BaseException as error:
+        if partial is not path and partial.is_file():
+            print(f"What was finished is in {partial}; {output} is as it was.", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(130)
+        raise
 
 
 def read_sentences(source: str) -> list[str]:

@@ -1,13 +1,20 @@
 """A whole run of the command line: its flags and recipes, the steps before training, and the report after it."""
 
 from .architectures import ARCHITECTURES, build_model, keep_pad_row_zero_
-from .command import early_ends, manual_parser, translate_as_told, translation_parser, user_errors
-from .finish import report_trained, show_report
+from .command import early_ends, manual_parser, one_line, translate_as_told, translation_parser, user_errors
+from .finish import rehearse, rehearse_report, report_trained, show_report
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments, parse_flags
 from .languages import set_languages_, set_source_prefix_, source_prefix
 from .memory import keep_freed_memory
 from .networks import build_networks, name_base_of_adapter_
-from .preparation import card_facts, check_run, complete_generation_config_, load_parts, tokenize
+from .preparation import (
+    card_facts,
+    check_run,
+    complete_generation_config_,
+    load_parts,
+    tokenize,
+    validation_references,
+)
 from .recipes import RECIPES, FlagParser, Manual, Recipe
 from .start import start
 
@@ -32,7 +39,10 @@ __all__ = [
     "load_parts",
     "manual_parser",
     "name_base_of_adapter_",
+    "one_line",
     "parse_flags",
+    "rehearse",
+    "rehearse_report",
     "report_trained",
     "set_languages_",
     "set_source_prefix_",
@@ -43,4 +53,5 @@ __all__ = [
     "translate_as_told",
     "translation_parser",
     "user_errors",
+    "validation_references",
 ]

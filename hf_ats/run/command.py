@@ -1,20 +1,23 @@
 """What the commands share: how they end if a user got something wrong, and how they translate."""
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..checkpoint import load_network, load_tokenizer
-from ..evaluation import translate
+from ..evaluation import encode_sentences, translate_encoded
 from .languages import set_languages_, source_prefix
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the program with a sentence if a user got something wrong; a context, or a decorator of `main`.
+    """End the program with a sentence if a user got something wrong or lacks a package; a context, or a decorator.
 
     Example:
 
@@ -26,7 +29,7 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
@@ -62,13 +65,24 @@ def translation_parser(manual: str) -> argparse.ArgumentParser:
     return parser
 
 
-def translate_as_told(arguments: argparse.Namespace, level: str | None, sentences: Sequence[str]) -> list[str]:
-    """Translate sentences with one network, as the flags of `translation_parser` say.
+def one_line(translation: str) -> str:
+    """Return a translation as one line of a text file: a blank in place of line ends that are in it."""
+    return re.sub(r"[\r\n]+", " ", translation)
+
+
+def translate_as_told(
+    arguments: argparse.Namespace, level: str | None, sentences: Sequence[str], at_once: int | None = None
+) -> Iterator[str]:
+    """Yield translations of sentences by one network, in their order, as the flags of `translation_parser` say.
 
     Args:
         arguments: the flags.
         level: of a training checkpoint; None for the only network of an export, or for a checkpoint's full one.
         sentences: the sources without prefix; one without text stays empty.
+        at_once: how many are put in order of length together, and are finished together; by default all.
+
+    Raises:
+        OSError, ValueError: as `load_network` and `translate`, before the first translation.
     """
     hub = {"revision": arguments.revision} if arguments.revision else {}
     model = load_network(arguments.model, level, **hub).to(arguments.device)
@@ -77,12 +91,19 @@ def translate_as_told(arguments: argparse.Namespace, level: str | None, sentence
     if any(languages) or model.generation_config.forced_bos_token_id is None:
         set_languages_(model, tokenizer, *languages)
     prefix = source_prefix(model) if arguments.source_prefix is None else arguments.source_prefix
-    return translate(
-        model,
-        tokenizer,
-        [prefix + sentence if sentence.strip() else "" for sentence in sentences],
-        arguments.batch_size,
-        truncate=arguments.truncate,
-        num_beams=arguments.num_beams,
-        max_length=arguments.max_length,
-    )
+    inputs = [prefix + sentence if sentence.strip() else "" for sentence in sentences]
+    encoded = encode_sentences(tokenizer, inputs, [model], truncate=arguments.truncate)
+    bar = tqdm(total=len(encoded), desc="translate", unit=" sentences", delay=5, disable=at_once is None)
+    with bar:
+        for start in range(0, len(encoded), at_once or len(encoded) or 1):
+            part = translate_encoded(
+                model,
+                tokenizer,
+                encoded[start : start + at_once] if at_once else encoded,
+                arguments.batch_size,
+                progress=at_once is None,
+                num_beams=arguments.num_beams,
+                max_length=arguments.max_length,
+            )
+            yield from part
+            bar.update(len(part))

@@ -4,10 +4,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..checkpoint import check_replaceable, export_level
-from ..evaluation import decoding_settings, encode_sentences, measure_networks
+from ..evaluation import (
+    bleu_tokenizer,
+    decoding_settings,
+    encode_sentences,
+    measure_networks,
+    score_translations,
+    translate_encoded,
+)
 from ..remote_code import language_codes
 from ..results import (
     RESULTS,
@@ -21,10 +29,75 @@ from ..results import (
     write_report_page,
     write_results,
 )
+from ..storage import write_file
 from ..trainers import ATSSeq2SeqTrainer
-from .languages import set_source_prefix_
+from .command import one_line
+from .languages import set_source_prefix_, source_prefix
 
 logger = logging.getLogger(__name__)
+
+_REHEARSAL_SECONDS = 2.0
+
+
+def rehearse(trainer: ATSSeq2SeqTrainer) -> None:
+    """Make the optimizer, its schedule and the batches of a training once, so that what would fail later fails now.
+
+    Under FSDP, where the optimizer comes with the shards, that is left to the training.
+
+    Raises:
+        ValueError: an argument is not one that they can be made with.
+    """
+    if trainer.is_fsdp_enabled:
+        return
+    try:
+        trainer.create_optimizer_and_scheduler(max(trainer.args.max_steps, 1000))
+        trainer.get_train_dataloader()
+        if trainer.eval_dataset is not None:
+            trainer.get_eval_dataloader()
+    except (ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"the training arguments make no optimizer, schedule or batches: {error}") from error
+    trainer.optimizer = trainer.lr_scheduler = None
+
+
+def rehearse_report(
+    trainer: ATSSeq2SeqTrainer,
+    *,
+    sources: Sequence[str],
+    references: Sequence[str],
+    speed_sentences: int = 200,
+    truncate: bool = False,
+    tokenize: str | None = None,
+    **generate_kwargs,
+) -> None:
+    """Translate and score one sentence as `report_trained` will, so that what would fail after training fails before.
+
+    Args:
+        trainer: as it will train.
+        sources: as those of `report_trained`; only the first is translated, for at most two seconds.
+        references: likewise, as is all that follows.
+        speed_sentences: how many the speed will be measured on.
+        truncate: cut a source that is longer than the model reads.
+        tokenize: sacreBLEU's tokenizer.
+        generate_kwargs: what `generate` takes.
+
+    Raises:
+        OSError, ValueError: an argument is not one that translations can be decoded, scored or timed with.
+    """
+    if speed_sentences < 0:
+        raise ValueError(f"speed_sentences={speed_sentences} is no count; write 0 to leave the speed out.")
+    model, tokenizer = trainer.model, trainer.processing_class
+    encoded = encode_sentences(tokenizer, [source_prefix(model) + sources[0]], [model], truncate=truncate)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # some models sample
+        translations = translate_encoded(
+            model,
+            tokenizer,
+            encoded,
+            trainer.args.per_device_eval_batch_size,
+            max_time=_REHEARSAL_SECONDS,
+            **generate_kwargs,
+        )
+    score_translations(translations, references[:1], tokenize=tokenize)
 
 
 def report_trained(
@@ -39,6 +112,7 @@ def report_trained(
     source_prefix: str | None = None,
     speed_sentences: int = 200,
     truncate: bool = False,
+    tokenize: str | None = None,
     model_facts: dict | None = None,
     data_facts: dict | None = None,
     card: dict | None = None,
@@ -49,9 +123,10 @@ def report_trained(
     """Export, score and time what was trained, and write it down: what `hf-ats train` leaves behind.
 
     Writes into `trainer.args.output_dir`: an export of each level that was trained (`core/`, `full/`, ...), its
-    translations (`translations.core.txt`, ...), `results.json`, `training.png` and `report.html`. Logs the scores once
-    through `trainer.log` as `test_<level>_bleu`, `test_<level>_chrf` and `test_<level>_tokens_per_second`, so that
-    TensorBoard and other trackers have them.
+    translations (`translations.core.txt`, ...: one line each, a line end inside a translation written as a blank),
+    `results.json`, `training.png` and `report.html`. Logs the scores once through `trainer.log` as
+    `test_<level>_bleu`, `test_<level>_chrf` and `test_<level>_tokens_per_second`, so that TensorBoard and other
+    trackers have them.
 
     Only the main process calls this; under FSDP every process calls `trainer.whole_model()` before, and the main one
     hands its model over.
@@ -68,6 +143,7 @@ def report_trained(
             it. By default what the model's config has.
         speed_sentences: how many of them the decoding speed is measured on; 0 leaves it out.
         truncate: cut sources that are longer than the model reads, instead of raising.
+        tokenize: sacreBLEU's tokenizer; by default that of the target language, as `bleu_tokenizer` chooses.
         model_facts: what `results.json` says of the model beside its class; by default the `name` that it was loaded
             by.
         data_facts: what it says of the data beside languages and part, such as `name` and the size of `train`.
@@ -132,12 +208,13 @@ def report_trained(
         references,
         batch_size=args.per_device_eval_batch_size,
         speed_sentences=speed_sentences,
+        tokenize=tokenize or bleu_tokenizer(target_lang, getattr(tokenizer, "tgt_lang", None)),
         **generate_kwargs,
     )
     for name, export in exports.items():
         levels[name] = export.facts() | levels[name]
-        lines = "\n".join(translations[name]) + "\n"
-        (output_dir / f"translations.{name}.txt").write_text(lines, encoding="utf-8")
+        lines = "".join(f"{one_line(translation)}\n" for translation in translations[name])
+        write_file(output_dir / f"translations.{name}.txt", lines)
 
     given = args.resume_from_checkpoint
     results = build_results(
@@ -161,6 +238,7 @@ def report_trained(
             "steps": state.global_step,
             "flops": state.total_flos,
             "seconds": seconds,
+            **({"threads": torch.get_num_threads()} if args.device.type == "cpu" else {}),
             **({"resumed_from": given} if given else {}),
             "arguments": args.changed_fields(),
             **({"recipe": recipe} if recipe else {}),

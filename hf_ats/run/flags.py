@@ -104,6 +104,13 @@ class DataArguments:
         default=None, metadata={"help": "Code of the source language in a multilingual tokenizer, such as deu_Latn."}
     )
     tokenizer_target_lang: str | None = field(default=None, metadata={"help": "The same for the target language."})
+    bleu_tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "sacreBLEU's tokenizer (default: by the target language, as sacreBLEU chooses: zh for Chinese, "
+            "ja-mecab or ko-mecab where installed, char for other languages without blanks, else 13a)."
+        },
+    )
     speed_sentences: int = field(
         default=200, metadata={"help": "Test sentences to measure the decoding speed on; 0 leaves it out."}
     )
@@ -194,6 +201,10 @@ class PartitionArguments:
             for word in self.ranks:
                 if not re.fullmatch(r"[\w.]+=\d+", word):
                     raise ValueError(f"ranks={self.ranks} holds {word!r}; write a name and its rank, such as fc1=16.")
+            names = [word.split("=")[0] for word in self.ranks]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"ranks={self.ranks} gives {twice} twice; give each name one rank.")
             fields["ranks"] = {name: int(rank) for name, rank in (word.split("=") for word in self.ranks)}
         return PartitionConfig(**fields)
 
@@ -256,6 +267,12 @@ def parse_flags(description: str, argv: Sequence[str] | None = None):
     groups = (ModelArguments, DataArguments, PartitionArguments, CardArguments, ATSSeq2SeqTrainingArguments)
     parser = FlagParser(groups, description)
     model_args, data_args, partition_args, card_args, args, recipe = parser.parse(argv)
+    for name in ("layers", "width", "feed_forward", "heads", "vocab_size"):
+        size = getattr(model_args, name)
+        if size is not None and size < 1:
+            parser.error(f"--{name} {size} is not a size; write 1 or more, or leave it out.")
+    if model_args.dropout is not None and not 0 <= model_args.dropout < 1:
+        parser.error(f"--dropout {model_args.dropout} is not a share; write 0 or more, and less than 1.")
     values = vars(model_args) | vars(partition_args)
     partition = [one.name for one in fields(PartitionArguments)]
     for source, brought in (("model_name_or_path", _SHAPE), ("adapter_name_or_path", _SHAPE + partition)):

@@ -72,14 +72,7 @@ def tokenize(
             "error".
     """
     positions = longest_input(model.config)
-    limits = {}
-    for side in ("source", "target"):
-        given = getattr(data_args, f"max_{side}_length")
-        if given is not None and given > positions:
-            raise ValueError(
-                f"--max_{side}_length {given} is more than the {positions} positions of the model; give less."
-            )
-        limits[f"max_{side}_length"] = min(tokenizer.model_max_length, positions) if given is None else given
+    limits = _limits(tokenizer, model, data_args)
 
     def tokens(part: str, **limits):
         try:
@@ -98,6 +91,42 @@ def tokenize(
     if data_args.long_sentences == "error":  # else they are cut when they are translated
         tokens(scored, max_source_length=positions, max_target_length=sys.maxsize)
     return {part: tokens(part, **limits) for part in ("train", "validation") if part in corpus}
+
+
+def validation_references(
+    corpus: dict, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data_args: DataArguments
+) -> list[str] | None:
+    """Return the targets of the validation part, of the pairs that `tokenize` keeps; None if there is no such part."""
+    if "validation" not in corpus:
+        return None
+    pairs = corpus["validation"]["translation"]
+    sources, targets = ([pair[lang] for pair in pairs] for lang in (data_args.source_lang, data_args.target_lang))
+    if data_args.long_sentences != "skip":
+        return targets
+    limits = _limits(tokenizer, model, data_args)
+    sides = (
+        tokenizer([data_args.source_prefix + source for source in sources], verbose=False)["input_ids"],
+        tokenizer(text_target=targets, verbose=False)["input_ids"],
+    )
+    return [
+        target
+        for source_ids, target_ids, target in zip(*sides, targets, strict=True)
+        if len(source_ids) <= limits["max_source_length"] and len(target_ids) <= limits["max_target_length"]
+    ]
+
+
+def _limits(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data_args: DataArguments) -> dict[str, int]:
+    """Return `max_source_length` and `max_target_length` of training and validation."""
+    positions = longest_input(model.config)
+    limits = {}
+    for side in ("source", "target"):
+        given = getattr(data_args, f"max_{side}_length")
+        if given is not None and given > positions:
+            raise ValueError(
+                f"--max_{side}_length {given} is more than the {positions} positions of the model; give less."
+            )
+        limits[f"max_{side}_length"] = min(tokenizer.model_max_length, positions) if given is None else given
+    return limits
 
 
 def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokenized: dict) -> None:

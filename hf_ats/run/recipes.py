@@ -103,7 +103,7 @@ class FlagParser(HfArgumentParser):
             self._recipe = None
             del flags["recipe"]
             groups = self.parse_dict(flags)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (ImportError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
             self.error(str(error))
         if name is None:
             return *groups, None

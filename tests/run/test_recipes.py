@@ -141,7 +141,8 @@ def test_the_small_recipe_is_the_settings_of_the_table_in_the_readme(tmp_path):
     files = [word for flag in ("train", "validation", "test") for word in (f"--{flag}_prefix", "none")]
     ours = parse("--recipe", "multi30k-small", "--output_dir", tmp_path, *files)
     theirs = parse(*words, "--output_dir", tmp_path, *files)
-    assert _comparable(ours) == _comparable(theirs)
+    # These ran on a CPU with instructions for bfloat16; on others it is many times slower than float32.
+    assert _comparable(ours) | {"bf16": True} == _comparable(theirs) and not _comparable(ours)["bf16"]
 
 
 def _comparable(flags) -> dict:

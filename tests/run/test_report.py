@@ -5,12 +5,13 @@ import re
 import sys
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from hf_ats import ATSSeq2SeqTrainer, ATSSeq2SeqTrainingArguments, PartitionConfig, partition_
 from hf_ats.checkpoint import load_network
 from hf_ats.data import TranslationCollator
-from hf_ats.evaluation import translate
+from hf_ats.evaluation import networks, translate
 from hf_ats.results import read_results
 from hf_ats.run import report_trained
 from tests.support.checkpoints import ENGLISH, GERMAN, trained_tokenizer
@@ -82,6 +83,27 @@ def test_it_leaves_what_the_training_script_leaves(reported):
     ]
 
 
+def test_a_translation_is_one_line_and_is_scored_as_it_is(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    said, scored = ["one\ntwo", "three\r\nfour", "five\rsix", "seven"], []
+    monkeypatch.setattr(networks, "translate_encoded", lambda *_, **__: said)
+    score = networks.score_translations
+    monkeypatch.setattr(
+        networks, "score_translations", lambda *texts, **how: scored.append((texts[0], how)) or score(*texts, **how)
+    )
+    given = dict(sources=GERMAN, references=ENGLISH, source_lang="de", speed_sentences=0)
+    results = report_trained(trainer, **given, target_lang="th")
+    for level in results["levels"]:
+        written = (tmp_path / "run" / f"translations.{level}.txt").read_bytes().decode()
+        assert written == "one two\nthree four\nfive six\nseven\n"
+        assert "tok:char|" in results["levels"][level]["bleu_signature"], "as the target language needs"
+    assert [sample["translations"]["core"] for sample in results["samples"]] == said
+    assert scored == [(said, {"tokenize": "char"})] * 3
+    results = report_trained(trainer, **given, target_lang="th", tokenize="intl")
+    assert "tok:intl|" in results["levels"]["core"]["bleu_signature"]
+
+
 def test_results_say_what_the_trainer_knows_and_what_it_was_told(reported):
     trainer, _, results = reported
     assert results["partition"]["ratios"] == [0.25, 0.5] and results["card"] == {"license": "mit"}
@@ -93,6 +115,7 @@ def test_results_say_what_the_trainer_knows_and_what_it_was_told(reported):
     runtime = next(entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry)
     assert (training["steps"], training["seconds"], training["schedule"]) == (3, runtime, "alternating")
     assert training["arguments"]["learning_rate"] == 1e-3 and training["flops"] > 0
+    assert training["threads"] == torch.get_num_threads()
     assert results["generation"] == {"num_beams": 1, "max_length": 16}
 
 

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from hf_ats import ATSSeq2SeqTrainer
 from hf_ats.checkpoint import ExportReport, load_network
 from hf_ats.data import default_corpus
+from hf_ats.evaluation import metrics
 from hf_ats.partition import find_partition
 from hf_ats.results import read_results
 from tests.support.distributed import launch
 from tests.support.scripts import begin, run_command, train, training_arguments
 
+SCORES = {"bleu": 1.0, "chrf": 2.0}
 FEW = "--max_steps 2 --save_strategy no --speed_sentences 0"
 
 
@@ -61,8 +63,30 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, corpus, tmp_path):
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("more", ["", "--long_sentences skip --max_target_length 24 --max_source_length 20"])
+def test_validation_scores_take_the_text_of_the_pairs_that_are_left(more, corpus, tmp_path, monkeypatch):
+    scored = []
+    monkeypatch.setattr(
+        metrics, "score_translations", lambda texts, *how, **more: scored.append((*how, more)) or SCORES
+    )
+    trainer = begin(*training_arguments(corpus, tmp_path, f"--predict_with_generate --eval_strategy epoch {more}"))
+    trainer.evaluate()
+    english = (corpus / "validation.en").read_text(encoding="utf-8").splitlines()
+    kept = trainer.processing_class(text_target=english).input_ids
+    german = trainer.processing_class((corpus / "validation.de").read_text(encoding="utf-8").splitlines()).input_ids
+    if more:
+        english = [text for text, to, of in zip(english, kept, german, strict=True) if len(to) <= 24 and len(of) <= 20]
+        assert 2 < len(english) < 18
+    assert scored == [(english, {"tokenize": "13a"})] * 2
+
+
 def test_the_training_script_runs_on_two_processes(corpus, tmp_path):
-    launch("-m", "hf_ats.scripts.train_translation", *training_arguments(corpus, tmp_path / "run", FEW))
+    # Twenty sentences in batches of three on each: the last ones are filled up, and dropped again.
+    scoring = "--predict_with_generate --eval_strategy steps --eval_steps 2 --per_device_eval_batch_size 3"
+    arguments = training_arguments(corpus, tmp_path / "run", f"{FEW} {scoring}")
+    launch("-m", "hf_ats.scripts.train_translation", *arguments)
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_core_chrf" in entry for entry in log)
     assert read_results(tmp_path / "run" / "results.json")["training"]["processes"] == 2
     assert (tmp_path / "run" / "core" / "model.safetensors").is_file()
 

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from transformers import MarianMTModel
 
 from tests.support.scripts import SIZES, TRAINING, begin, train, training_arguments
 
@@ -28,6 +29,26 @@ def refused(message: str, *arguments) -> None:
         ("--resume_from_checkpoint True", "is not a directory; give a checkpoint-N, True"),
         ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere: nowhere is not a directory"),
         ("--max_source_length 999", "--max_source_length 999 is more than the 512 positions"),
+        ("--max_steps 0", "max_steps=0 and num_train_epochs=3 train nothing; write one of them"),
+        ("--num_train_epochs 0", "max_steps=-1 and num_train_epochs=0 train nothing"),
+        ("--num_train_epochs -1", "max_steps=-1 and num_train_epochs=-1 train nothing"),
+        ("--speed_sentences -1", "speed_sentences=-1 is no count; write 0 to leave the speed out"),
+        ("--bleu_tokenizer english", "tokenize='english' is not a tokenizer of sacreBLEU; write one of"),
+        (
+            '--lr_scheduler_kwargs {"number":1}',
+            "the training arguments make no optimizer, schedule or batches: get_linear",
+        ),
+        ("--dataloader_num_workers -1", "the training arguments make no optimizer, schedule or batches: num_workers"),
+        ("--optim rmsprop --optim_args momentum=-1", "the training arguments make no optimizer, schedule or batches"),
+        ("--ranks fc1=4 q_proj=2 fc1=8", "ranks=['fc1=4', 'q_proj=2', 'fc1=8'] gives fc1 twice"),
+        (
+            "--eval_strategy steps --metric_for_best_model full_ter --predict_with_generate",
+            "metric_for_best_model='full_ter', and the evaluation gives for each level loss, bleu, chrf, gen_len; ",
+        ),
+        (
+            "--eval_strategy steps --metric_for_best_model full_bleu",
+            "metric_for_best_model='full_bleu', and the evaluation gives for each level loss; write one such as",
+        ),
         ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
         ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
         (
@@ -57,6 +78,23 @@ def test_a_checkpoint_of_another_partition_is_refused(trained, corpus, tmp_path)
     more = f"--max_steps 8 --resume_from_checkpoint {trained.output_dir / 'checkpoint-6'} --ratios 0.5"
     message = r"checkpoint-6 holds .*ratios=\[0.25\].*but the model to resume is .*0.5"
     refused(message, *training_arguments(corpus, tmp_path, more))
+
+
+@pytest.mark.parametrize("path", ["file", "file/run", "x" * 300, "/proc/run"])
+def test_an_output_directory_that_cannot_be_written_to_is_refused(path, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    refused(f"--output_dir {path} cannot be written to", *training_arguments(corpus, path))
+    assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_the_report_will_decode_with_is_tried_before(corpus, tmp_path, monkeypatch):
+    def generate(model, max_time, num_beams, **options):
+        assert max_time < 5, "it must not take long"
+        raise ValueError(f"{num_beams} beams are {options['max_length']} too many")
+
+    monkeypatch.setattr(MarianMTModel, "generate", generate)
+    refused("3 beams are 24 too many", *training_arguments(corpus, tmp_path, "--generation_num_beams 3"))
 
 
 @pytest.mark.parametrize(("more", "name"), [("", "core"), ("--method none --schedule full", "full")])
@@ -112,7 +150,7 @@ def test_a_quantised_base_is_refused_whatever_is_installed(adapter, adapted, cor
     refused("--model_name_or_path base is quantised, .* give the model in full precision", *arguments)
 
 
-# ---- Contradictions among the flags, which argparse reports ----
+# ---- Contradictions among the flags and values without a meaning, which argparse reports ----
 
 ADAPTER = "--adapter_name_or_path some/adapter"
 PRETRAINED = "--model_name_or_path some/model"
@@ -121,6 +159,12 @@ PRETRAINED = "--model_name_or_path some/model"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--width 0", "--width 0 is not a size; write 1 or more, or leave it out"),
+        ("--heads -1", "--heads -1 is not a size"),
+        ("--dropout nan", "--dropout nan is not a share; write 0 or more, and less than 1"),
+        ("--per_device_eval_batch_size 0", "per_device_eval_batch_size=0 is not a count; write 1 or more"),
+        ("--lr_scheduler_kwargs nojson", "lr_scheduler_kwargs='nojson' is not a JSON object; write one such as"),
+        ('--accelerator_config {"number":1}', "unexpected keyword argument 'number'"),
         (f"{ADAPTER} --ratios 0.03125", "--ratios 0.03125, but --adapter_name_or_path some/adapter brings its own"),
         (f"{ADAPTER} --method rank", "--method rank, but --adapter_name_or_path"),
         (f"{ADAPTER} --target_modules fc1 fc2", "--target_modules fc1 fc2, but"),

@@ -12,8 +12,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from hf_ats import PartitionConfig, export_adapter, export_full, partition_
 from hf_ats.checkpoint import load_network
-from hf_ats.evaluation import translate
+from hf_ats.data import read_lines
+from hf_ats.evaluation import metrics, translate
 from hf_ats.results import read_results
+from hf_ats.run import command
 from tests.support.scripts import run, run_command, run_here
 
 
@@ -72,6 +74,76 @@ def test_translate_checks_its_output_first_and_takes_a_prefix_and_nothing(bart, 
     run_here("translate.py", "--model", bart, monkeypatch=monkeypatch)
     written.flush()
     assert written.buffer.getvalue() == b""
+
+
+def test_one_line_in_is_one_line_out(bart, tmp_path, monkeypatch):
+    said = ["dog\ncat", "house\r\ntree", "\rmice", "a\u2028b\u0085c"]
+    monkeypatch.setattr(command, "translate_encoded", lambda model, tokenizer, encoded, *_, **__: said[: len(encoded)])
+    (tmp_path / "in.txt").write_text("eins\n" * 4, encoding="utf-8")
+    options = ["--input", tmp_path / "in.txt", "--output", tmp_path / "out.txt"]
+    run_here("translate.py", "--model", bart, *options, monkeypatch=monkeypatch)
+    written = (tmp_path / "out.txt").read_bytes()
+    assert written.decode() == "dog cat\nhouse tree\n mice\na\u2028b\u0085c\n" and written.count(b"\n") == 4
+    assert read_lines(tmp_path / "out.txt") == ["dog cat", "house tree", " mice", "a\u2028b\u0085c"]
+    scored = []
+    monkeypatch.setattr(metrics.BLEU, "corpus_score", lambda self, texts, references: scored.append(texts) or 1 / 0)
+    (tmp_path / "test.de").write_text("eins\n" * 4, encoding="utf-8")
+    (tmp_path / "test.en").write_text("one\n" * 4, encoding="utf-8")
+    with pytest.raises(ZeroDivisionError):
+        run_here(
+            "evaluate_translation.py", "--model", bart, "--test_prefix", tmp_path / "test", monkeypatch=monkeypatch
+        )
+    assert scored == [said], "scores keep the text as it is"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(KeyboardInterrupt(), "^130$"), (OSError(28, "No space left on device"), "No space left on device")],
+)
+def test_a_translation_that_is_stopped_leaves_the_earlier_file_and_what_was_finished(
+    fault, message, bart, tmp_path, monkeypatch, capsys
+):
+    parts = []
+
+    def part(model, tokenizer, encoded, *_, **__):
+        parts.append(len(encoded))
+        if len(parts) == 3:
+            raise fault
+        return ["said"] * len(encoded)
+
+    monkeypatch.setattr(command, "translate_encoded", part)
+    (tmp_path / "in.txt").write_text("eins\n" * 35, encoding="utf-8")
+    output = tmp_path / "out.txt"
+    output.write_text("mine\n")
+    options = ["--model", bart, "--input", tmp_path / "in.txt", "--output", output, "--batch_size", 1]
+    with pytest.raises(SystemExit, match=message):
+        run_here("translate.py", *options, monkeypatch=monkeypatch)
+    assert parts == [10, 10, 10] and output.read_text() == "mine\n"
+    partial = tmp_path / "out.txt.partial"
+    assert partial.read_text() == "said\n" * 20
+    assert f"What was finished is in {partial}; {output} is as it was." in capsys.readouterr().err
+    parts.extend([0] * 3)
+    output.chmod(0o640)
+    run_here("translate.py", *options, monkeypatch=monkeypatch)
+    assert output.read_text() == "said\n" * 35 and output.stat().st_mode & 0o777 == 0o640
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt", "out.txt"}
+
+
+def test_a_full_device_ends_with_a_sentence(bart, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("eins\n", encoding="utf-8")
+    options = ["--input", tmp_path / "in.txt", "--output", "/dev/full", "--max_length", 4]
+    with pytest.raises(SystemExit, match="No space left on device"):
+        run_here("translate.py", "--model", bart, *options, monkeypatch=monkeypatch)
+
+
+def test_scores_are_by_the_target_language_or_as_they_are_told(bart, tmp_path, monkeypatch, capsys):
+    (tmp_path / "test.de").write_text("eins\n", encoding="utf-8")
+    (tmp_path / "test.zh_CN").write_text("一二三四五\n", encoding="utf-8")
+    options = ["--model", bart, "--test_prefix", tmp_path / "test", "--target_lang", "zh_CN", "--max_length", 4]
+    for more, name in (([], "zh"), (["--bleu_tokenizer", "char"], "char")):
+        capsys.readouterr()
+        run_here("evaluate_translation.py", *options, *more, monkeypatch=monkeypatch)
+        assert f"tok:{name}|" in json.loads(capsys.readouterr().out)["full"]["bleu_signature"]
 
 
 def test_a_level_that_is_not_there_ends_with_a_sentence(trained, corpus, monkeypatch):
