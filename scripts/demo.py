@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers import pipeline
 
 from hf_ats.data import default_corpus
+from hf_ats.evaluation import decoding_threads
 from hf_ats.run import manual_parser, user_errors
 
 OUTPUT_DIR = Path("runs/demo")
@@ -46,7 +47,8 @@ def train(output_dir: Path) -> None:
 def translate(checkpoint: Path, sentences: list[str]) -> list[str]:
     """Translate with the checkpoint in `checkpoint`, through the pipeline that any translation model is used with."""
     translator = pipeline("translation", model=str(checkpoint))
-    return [translation["translation_text"] for translation in translator(sentences)]
+    with decoding_threads(translator.model):
+        return [translation["translation_text"] for translation in translator(sentences)]
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

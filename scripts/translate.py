@@ -41,11 +41,22 @@ def main() -> None:
     check_output(arguments.output)
     at_once = max(1, BATCHES_AT_ONCE * arguments.batch_size)
     translations = translate_as_told(arguments, arguments.level, read_sentences(arguments.input), at_once)
-    with open_output(arguments.output) as file:
-        for number, translation in enumerate(translations, 1):
-            file.write(f"{one_line(translation)}\n")
-            if number % at_once == 0:
-                file.flush()
+    try:
+        with open_output(arguments.output) as file:
+            for number, translation in enumerate(translations, 1):
+                file.write(f"{one_line(translation)}\n")
+                if number % at_once == 0:
+                    file.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def check_output(output: str) -> None:
+    """Raise OSError, before any work, if the output cannot be written."""
+    path = Path(output)
+    needed = path if is_stream(output) else path.resolve().parent
+    if output != "-" and (path.is_dir() or not os.access(needed, os.W_OK)):
+        raise OSError(f"--output {output} cannot be written; give a file in a folder that exists and is yours.")
 
 
 def is_stream(output: str) -> bool:
@@ -53,38 +64,33 @@ def is_stream(output: str) -> bool:
     return output == "-" or (Path(output).exists() and not Path(output).is_file())
 
 
-def check_output(output: str) -> None:
-    """Raise OSError, before any work, if the output cannot be written."""
-    path = Path(output)
-    if output != "-" and (path.is_dir() or not os.access(path if is_stream(output) else path.parent, os.W_OK)):
-        raise OSError(f"--output {output} cannot be written; give a file in a folder that exists and is yours.")
-
-
 @contextmanager
 def open_output(output: str) -> Iterator[TextIO]:
-    """Open what is written to; a file gets its name when the block succeeds, and has `.partial` after it before."""
+    """Open what is written to; a file is called OUTPUT.partial until the block succeeds, and gets its name then."""
     if output == "-":
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = Path(output)
-    partial = path if is_stream(output) else path.with_name(f"{path.name}.partial")
+    if is_stream(output):
+        with open(output, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
+    path = Path(output).resolve()  # a link stays a link
+    partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-            if partial is not path:
-                file.flush()
-                os.fsync(file.fileno())
-        if partial is not path:
-            if path.exists():
-                shutil.copymode(path, partial)
-            partial.replace(path.resolve())  # a link stays a link
-    except BaseException as error:
-        if partial is not path and partial.is_file():
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, partial)
+        partial.replace(path)
+    except BaseException:
+        if partial.is_file() and partial.stat().st_size:
             print(f"What was finished is in {partial}; {output} is as it was.", file=sys.stderr)
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit(130)
+        else:
+            partial.unlink(missing_ok=True)
         raise
 
 

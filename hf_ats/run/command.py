@@ -73,7 +73,7 @@ def one_line(translation: str) -> str:
 def translate_as_told(
     arguments: argparse.Namespace, level: str | None, sentences: Sequence[str], at_once: int | None = None
 ) -> Iterator[str]:
-    """Yield translations of sentences by one network, in their order, as the flags of `translation_parser` say.
+    """Load one network, and return an iterator over its translations, as the flags of `translation_parser` say.
 
     Args:
         arguments: the flags.
@@ -81,8 +81,11 @@ def translate_as_told(
         sentences: the sources without prefix; one without text stays empty.
         at_once: how many are put in order of length together, and are finished together; by default all.
 
+    Returns:
+        Translations in the order of the sentences, made while they are taken.
+
     Raises:
-        OSError, ValueError: as `load_network` and `translate`, before the first translation.
+        OSError, ValueError: as `load_network` and `translate`.
     """
     hub = {"revision": arguments.revision} if arguments.revision else {}
     model = load_network(arguments.model, level, **hub).to(arguments.device)
@@ -93,17 +96,21 @@ def translate_as_told(
     prefix = source_prefix(model) if arguments.source_prefix is None else arguments.source_prefix
     inputs = [prefix + sentence if sentence.strip() else "" for sentence in sentences]
     encoded = encode_sentences(tokenizer, inputs, [model], truncate=arguments.truncate)
-    bar = tqdm(total=len(encoded), desc="translate", unit=" sentences", delay=5, disable=at_once is None)
-    with bar:
-        for start in range(0, len(encoded), at_once or len(encoded) or 1):
-            part = translate_encoded(
-                model,
-                tokenizer,
-                encoded[start : start + at_once] if at_once else encoded,
-                arguments.batch_size,
-                progress=at_once is None,
-                num_beams=arguments.num_beams,
-                max_length=arguments.max_length,
-            )
-            yield from part
-            bar.update(len(part))
+    size = at_once or max(1, len(encoded))
+
+    def translations() -> Iterator[str]:
+        with tqdm(total=len(encoded), desc="translate", unit=" sentences", delay=5, disable=at_once is None) as bar:
+            for start in range(0, len(encoded), size):
+                part = translate_encoded(
+                    model,
+                    tokenizer,
+                    encoded[start : start + size],
+                    arguments.batch_size,
+                    progress=at_once is None,
+                    num_beams=arguments.num_beams,
+                    max_length=arguments.max_length,
+                )
+                yield from part
+                bar.update(len(part))
+
+    return translations()

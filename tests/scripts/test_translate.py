@@ -129,6 +129,7 @@ def test_a_translation_that_is_stopped_leaves_the_earlier_file_and_what_was_fini
     assert {path.name for path in tmp_path.iterdir()} == {"in.txt", "out.txt"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no device that is always full")
 def test_a_full_device_ends_with_a_sentence(bart, tmp_path, monkeypatch):
     (tmp_path / "in.txt").write_text("eins\n", encoding="utf-8")
     options = ["--input", tmp_path / "in.txt", "--output", "/dev/full", "--max_length", 4]
