@@ -29,9 +29,9 @@ def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) 
         settings: what the flags beside the training arguments say, compared with those of a checkpoint.
 
     Raises:
-        OSError, ValueError: there is nothing to train, there is no whole checkpoint to go on from, the directory cannot
-            be written to or holds an earlier run that this one does not go on with, or something that no export wrote
-            is where an export goes.
+        OSError, ValueError: there is nothing to train, or no whole checkpoint to go on from; the directory cannot be
+            written to, or holds an earlier run that this one does not go on with, or something that no export wrote
+            where an export goes.
     """
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
     for client in ("httpx", "httpx2"):  # whose line for every request to the Hub helps nobody
@@ -49,7 +49,6 @@ def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) 
     if args.resume_from_checkpoint is not None:
         refuse_another_training(args.resume_from_checkpoint, args)
         compare_settings(args.resume_from_checkpoint, settings or {})
-    refuse_earlier_run(args)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -58,6 +57,7 @@ def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) 
         raise OSError(
             f"--output_dir {output_dir} cannot be written to ({error.strerror}); give a directory that can be made."
         ) from error
+    refuse_earlier_run(args)
     names = names_of_levels(cores)
     for level in trained_levels(args.schedule, len(names)):
         check_replaceable(output_dir / names[level])

@@ -80,11 +80,15 @@ def test_a_checkpoint_of_another_partition_is_refused(trained, corpus, tmp_path)
     refused(message, *training_arguments(corpus, tmp_path, more))
 
 
-@pytest.mark.parametrize("path", ["file", "file/run", "x" * 300, "/proc/run"])
-def test_an_output_directory_that_cannot_be_written_to_is_refused(path, corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [(path, f"--output_dir {path} cannot be written to") for path in ("file", "file/run", "/proc/run")]
+    + [("x" * 300, "File name too long")],
+)
+def test_an_output_directory_that_cannot_be_written_to_is_refused(path, message, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
-    refused(f"--output_dir {path} cannot be written to", *training_arguments(corpus, path))
+    refused(message, *training_arguments(corpus, path))
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
