@@ -1,5 +1,7 @@
 """The trainers that a user takes: alternating training, and the publication of its run, over Transformers' own."""
 
+import contextlib
+
 from transformers import Seq2SeqTrainer, Trainer
 
 from .evaluation import decoding_threads
@@ -53,5 +55,6 @@ class ATSSeq2SeqTrainer(AlternatingTraining, TokenBudgetBatches, PublishesRuns, 
 
     def prediction_step(self, *positional, **keywords):
         """Predict as the Trainer does; on a CPU a small model decodes on one thread, see `decoding_threads`."""
-        with decoding_threads(self.model):
+        decodes = self.args.predict_with_generate
+        with decoding_threads(self.model) if decodes else contextlib.nullcontext():
             return super().prediction_step(*positional, **keywords)

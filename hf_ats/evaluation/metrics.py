@@ -215,7 +215,6 @@ def build_compute_metrics(
         generated = (predicted[:, 1:] != tokenizer.pad_token_id).sum(axis=1)
         return {"bleu": scores["bleu"], "chrf": scores["chrf"], "gen_len": float(generated.mean())}
 
-    compute_metrics.names = ("bleu", "chrf", "gen_len")
     return compute_metrics
 
 

@@ -139,13 +139,21 @@ def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokeniz
 
     Raises:
         ValueError: there is no core class for the model, the checkpoint to go on from is of another model,
-            translations may be longer than the model's positions, or a sentence is over the budget of tokens.
+            translations may be longer than the model's positions, validation does not compute the metric for the best
+            model, or a sentence is over the budget of tokens.
     """
     levels = num_levels(model)
     if trained_levels(args.schedule, levels) != [levels - 1]:
         check_core_class(model)
     if args.resume_from_checkpoint is not None:
         refuse_another_model(args.resume_from_checkpoint, model)
+    metric = args.metric_for_best_model
+    computed = ["loss", *(["bleu", "chrf", "gen_len"] if args.predict_with_generate else [])]
+    if metric is not None and not metric.endswith(tuple(f"_{name}" for name in computed)):
+        raise ValueError(
+            f"--metric_for_best_model {metric}, and validation computes {', '.join(computed)} of each level; write "
+            f"one such as full_loss{'' if args.predict_with_generate else ', or add --predict_with_generate'}."
+        )
     # The first of max_length is the start token, which takes the place of the last token.
     positions = longest_input(model.config)
     if (args.generation_max_length or 0) > 1 + positions:

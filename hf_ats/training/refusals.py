@@ -67,9 +67,7 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
             "the model by from_pretrained(..., encoder_layerdrop=0, decoder_layerdrop=0)."
         )
     sets = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else None
-    # What another function than ours computes is not known.
-    known = () if trainer.compute_metrics is None else getattr(trainer.compute_metrics, "names", None)
-    _refuse_unknown_metric(args.metric_for_best_model, trained, sets, known)
+    _refuse_metric_without_level(args.metric_for_best_model, trained, sets)
 
 
 def _refuse_sharding(trainer) -> None:
@@ -158,21 +156,12 @@ def refuse_unpartitioned(model: nn.Module, schedule: str) -> None:
         )
 
 
-def _refuse_unknown_metric(
-    metric: str | None, trained: list[str], sets: list[str] | None, known: tuple[str, ...] | None
-) -> None:
-    """Refuse a metric that no evaluation will give; `known` names those beside the loss, None if nobody knows them."""
+def _refuse_metric_without_level(metric: str | None, trained: list[str], sets: list[str] | None) -> None:
     if metric is None:
         return
     bare = metric.removeprefix("eval_")
     beginnings = trained if sets is None else [f"{name}_{level}" for name in sets for level in trained]
-    names = [bare.removeprefix(f"{beginning}_") for beginning in beginnings if bare.startswith(f"{beginning}_")]
-    if known is not None and names and not {"loss", *known} & set(names):
-        raise ValueError(
-            f"metric_for_best_model={metric!r}, and the evaluation gives for each level loss"
-            f"{''.join(f', {name}' for name in known)}; write one such as '{beginnings[0]}_loss'."
-        )
-    if not names:
+    if not any(bare.startswith(f"{beginning}_") for beginning in beginnings):
         last = bare.rpartition("_")[2]
         what = (
             "level that this schedule trains" if sets is None else "evaluation set and level that this schedule trains"

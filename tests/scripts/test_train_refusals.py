@@ -43,11 +43,11 @@ def refused(message: str, *arguments) -> None:
         ("--ranks fc1=4 q_proj=2 fc1=8", "ranks=['fc1=4', 'q_proj=2', 'fc1=8'] gives fc1 twice"),
         (
             "--eval_strategy steps --metric_for_best_model full_ter --predict_with_generate",
-            "metric_for_best_model='full_ter', and the evaluation gives for each level loss, bleu, chrf, gen_len; ",
+            "--metric_for_best_model full_ter, and validation computes loss, bleu, chrf, gen_len of each level; write",
         ),
         (
-            "--eval_strategy steps --metric_for_best_model full_bleu",
-            "metric_for_best_model='full_bleu', and the evaluation gives for each level loss; write one such as",
+            "--eval_strategy steps --metric_for_best_model eval_full_bleu",
+            "validation computes loss of each level; write one such as full_loss, or add --predict_with_generate",
         ),
         ("--generation_max_length 999", "--generation_max_length 999 is more than the 512 positions"),
         ("--push_to_hub", "--push_to_hub needs model cards: license is missing; say under which terms"),
