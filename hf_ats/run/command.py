@@ -31,6 +31,10 @@ def user_errors() -> Iterator[None]:
         yield
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except RuntimeError as error:
+        if "to be installed" not in str(error):  # as Transformers says of the package of a tracker
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 @contextmanager

@@ -38,6 +38,8 @@ def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) 
         logging.getLogger(client).setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     refuse_no_training(args)
+    if not args.output_dir:
+        raise ValueError("--output_dir '' names no directory; give one.")
     set_seed(args.seed)
     if args.device.type == "cpu":
         keep_freed_memory()

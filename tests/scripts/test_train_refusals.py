@@ -83,12 +83,12 @@ def test_a_checkpoint_of_another_partition_is_refused(trained, corpus, tmp_path)
 @pytest.mark.parametrize(
     ("path", "message"),
     [(path, f"--output_dir {path} cannot be written to") for path in ("file", "file/run", "/proc/run")]
-    + [("x" * 300, "File name too long")],
+    + [("x" * 300, "File name too long"), ("", "--output_dir '' names no directory; give one")],
 )
 def test_an_output_directory_that_cannot_be_written_to_is_refused(path, message, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
-    refused(message, *training_arguments(corpus, path))
+    refused(message, *training_arguments(corpus, tmp_path), f"--output_dir={path}")
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
