@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from sacrebleu.metrics import BLEU, CHRF
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 TRANSLATION_METRIC = str(Path(__file__).parent / "translation_metric")
@@ -61,6 +60,8 @@ def bleu_tokenizer(*languages: str | None) -> str:
 
 
 def _is_installed(tokenizer: str) -> bool:
+    from sacrebleu.metrics import BLEU
+
     try:
         BLEU(tokenize=tokenizer)
     except (ImportError, RuntimeError):
@@ -98,6 +99,9 @@ def score_translations(
     100.0
     ```
     """
+    # Where nothing is scored, as where an export is only loaded, sacreBLEU need not be installed.
+    from sacrebleu.metrics import BLEU, CHRF
+
     check_counts(predictions, references)
     if isinstance(references[0], str):
         references = [[reference] for reference in references]
