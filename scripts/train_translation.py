@@ -65,6 +65,7 @@ from hf_ats.run import (
 )
 
 
+@early_ends()
 def main() -> None:
     """Load, build, partition, train, report, push."""
     model_args, data_args, partition_args, card_args, args, recipe = parse_flags(description=__doc__)
@@ -123,9 +124,8 @@ def main() -> None:
         rehearse_report(trainer, **scoring)
 
     # Train.
-    with early_ends():
-        trainer.settings = settings
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.settings = settings
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     model = trainer.whole_model()  # for every process: under FSDP they gather it together
 

@@ -70,6 +70,7 @@ except ImportError:
     from transformers import ViTImageProcessor
 
 
+@early_ends()
 def main() -> None:
     """Load, build, partition, train, export, report."""
     network_args, data_args, partition_args, args, recipe = parse_flags(description=__doc__)
@@ -77,8 +78,7 @@ def main() -> None:
         partition = partition_args.config()
         parts, trainer = prepare(network_args, data_args, partition, args)
     arguments = args.changed_fields()
-    with early_ends():
-        outcome = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    outcome = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     model = trainer.whole_model()  # for every process: under FSDP they gather it together
     if not trainer.is_world_process_zero():

@@ -39,7 +39,10 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def early_ends() -> Iterator[None]:
-    """End the program with a sentence if training diverges, and as Ctrl-C does otherwise if it is stopped."""
+    """End the program with a sentence if training diverges, and with the status of Ctrl-C if that ends it.
+
+    As `user_errors` a context, or a decorator.
+    """
     try:
         yield
     except FloatingPointError as error:
