@@ -10,7 +10,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # on Windows, where drafts of the dead are taken for living
+except ImportError:  # on Windows, where drafts of the dead stay
     fcntl = None
 
 _DRAFT = re.compile(r"\.(?P<target>.+)-[0-9a-f]{8}(?P<old>-old)?")
@@ -92,7 +92,9 @@ def remove_drafts(directory: str | os.PathLike, target: str | None = None) -> No
         match = _DRAFT.fullmatch(path.name)
         if match is None or target not in (None, match["target"]):
             continue
-        with contextlib.suppress(OSError), _held(path):  # BlockingIOError: its process lives
+        with contextlib.suppress(OSError), _held(path) as of_the_dead:
+            if not of_the_dead:
+                continue
             if not path.is_dir():
                 path.unlink()
             elif match["old"] and not path.with_name(match["target"]).exists():
@@ -102,17 +104,24 @@ def remove_drafts(directory: str | os.PathLike, target: str | None = None) -> No
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the lock of a draft, which ends with the process at the latest; BlockingIOError if another holds it."""
+def _held(path: Path) -> Iterator[bool]:
+    """Hold the lock of a draft, which ends with its process at the latest; yield whether it could be had."""
     if fcntl is None:
-        yield
+        yield False
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield _locks(handle)
     finally:
         os.close(handle)
+
+
+def _locks(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process holds it, or the file system has no locks
+        return False
+    return True
 
 
 def _write_through(directory: Path) -> None:
@@ -126,6 +135,8 @@ def _write_through(directory: Path) -> None:
 
 
 def _sync(path: str | os.PathLike) -> None:
+    if fcntl is None:  # Windows has no such handle of a directory
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -102,3 +102,14 @@ def test_what_is_not_a_file_is_written_to_as_it_is():
     write_file("/dev/null", "text")
     with pytest.raises(OSError, match="No space"):
         write_file("/dev/full", "text")
+
+
+def test_a_file_system_without_locks_is_written_to_and_never_tidied(tmp_path, monkeypatch):
+    def unsupported(handle, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    (tmp_path / ".core-0123abcd").mkdir()  # of a process that could be alive
+    with draft(tmp_path / "core") as path:
+        (path / "weights").write_text("first")
+    assert names(tmp_path) == [".core-0123abcd", "core"]
