@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .embedded_corpus import default_corpus
-from .parallel_text import EMPTY_SIDE, check_language_pair, read_parallel
+from .parallel_text import EMPTY_SIDE, INVISIBLE_TEXT, check_language_pair, read_parallel
 
 if TYPE_CHECKING:
     import datasets
@@ -22,7 +22,7 @@ def load_parallel(
     *,
     skip_bad_lines: bool = False,
 ) -> "datasets.Dataset":
-    """Load sentence pairs from `prefix.<source_lang>` and `prefix.<target_lang>` (or `.gz`), or from JSON lines.
+    """Load sentence pairs from `prefix.<source_lang>` and `prefix.<target_lang>`, or from a file of both sides.
 
     The arguments and errors are those of `hf_ats.data.parallel_text.read_parallel`.
 
@@ -52,7 +52,8 @@ def load_corpus(
     """Load the train, validation and test parts of a corpus.
 
     Args:
-        dataset_name: a data set of the Hub or a local directory, with a column `translation`.
+        dataset_name: a data set of the Hub or a local directory, with a column `translation`. One part alone, as
+            `save_to_disk` of a `Dataset` writes it, is the part that it says it is, or else the training part.
         dataset_config_name: its configuration, such as "de-en".
         train_prefix: files of the training part, see `load_parallel`; likewise the next two. Excludes `dataset_name`.
         validation_prefix: files of the validation part.
@@ -67,7 +68,7 @@ def load_corpus(
 
     Raises:
         FileNotFoundError, ValueError: see `load_parallel`; also for a data set without the column `translation`,
-            without the language pair, or with none of the three parts.
+            without the language pair, with something else than texts, or with none of the three parts.
     """
     import datasets
 
@@ -105,8 +106,10 @@ def load_corpus(
 def _load_dataset(name: str, config_name: str | None) -> "dict[str, datasets.Dataset]":
     import datasets
 
-    if os.path.isfile(os.path.join(name, "dataset_dict.json")):
+    if any(os.path.isfile(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json")):
         parts = datasets.load_from_disk(name)
+        if isinstance(parts, datasets.Dataset):
+            parts = {str(parts.split or "train"): parts}
     else:
         parts = datasets.load_dataset(name, config_name)
     chosen = {split: parts[split] for split in SPLITS if split in parts}
@@ -131,12 +134,17 @@ def _checked(
             f"The data set {where} has the columns {', '.join(part.column_names)}, but no `translation` with a text "
             'per language, {"de": "...", "en": "..."}. Convert it, or give another data set.'
         )
-    languages = _languages(part)
+    types = _types_of_languages(part)
     for language in (source_lang, target_lang):
-        if language not in languages:
+        if language not in types:
             raise ValueError(
-                f"The data set {where} has no language {language!r}: it has {', '.join(languages)}. Choose "
+                f"The data set {where} has no language {language!r}: it has {', '.join(types)}. Choose "
                 "source_lang and target_lang among these, or another dataset_config_name."
+            )
+        if types[language] not in ("string", "large_string"):
+            raise ValueError(
+                f"The data set {where} has {types[language]} under `translation`, {language!r}, not one text for each "
+                "example. Convert it, or give another data set."
             )
     part = part.select_columns(["translation"])
     empty = _empty_rows(part, (source_lang, target_lang))
@@ -153,11 +161,12 @@ def _checked(
     return part.select([index for index in range(len(part)) if index not in empty])
 
 
-def _languages(part: "datasets.Dataset") -> list[str]:
+def _types_of_languages(part: "datasets.Dataset") -> dict[str, str]:
+    """Return what the translations of each language are, in Arrow's words."""
     import pyarrow
 
     column = part.features.arrow_schema.field("translation").type
-    return [field.name for field in column] if pyarrow.types.is_struct(column) else []
+    return {field.name: str(field.type) for field in column} if pyarrow.types.is_struct(column) else {}
 
 
 def _empty_rows(part: "datasets.Dataset", languages: tuple[str, str]) -> set[int]:
@@ -168,7 +177,7 @@ def _empty_rows(part: "datasets.Dataset", languages: tuple[str, str]) -> set[int
     for table in part.with_format("arrow").iter(batch_size=100_000):
         for language in languages:
             texts = pc.fill_null(pc.struct_field(table["translation"], language), "")
-            blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
+            blank = pc.match_substring_regex(texts, INVISIBLE_TEXT)
             empty.update((numpy.flatnonzero(blank.to_numpy(zero_copy_only=False)) + first).tolist())
         first += table.num_rows
     return empty

@@ -101,13 +101,33 @@ def test_a_data_set_without_translations_is_refused(tmp_path):
         load_corpus(dataset_name=strings)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "what"),
+    [([{"de": ["ein", "Hund"], "en": ["a", "dog"]}], r"(large_)?list<.*>"), ([{"de": 1, "en": 2}], "int64")],
+)
+def test_translations_that_are_no_texts_are_refused(tmp_path, pairs, what):
+    name = save(tmp_path / "saved", pairs=pairs)
+    with pytest.raises(ValueError, match=rf"saved, train has {what} under `translation`, 'de', not one text for each"):
+        load_corpus(dataset_name=name)
+
+
+def test_one_part_that_was_saved_alone_is_that_part(tmp_path):
+    part = datasets.Dataset.from_dict({"translation": PAIRS})
+    part.save_to_disk(tmp_path / "nameless")
+    assert {name: one[:] for name, one in load_corpus(dataset_name=str(tmp_path / "nameless")).items()} == {
+        "train": {"translation": PAIRS}
+    }
+    datasets.Dataset.from_dict({"translation": PAIRS}, split="test").save_to_disk(tmp_path / "named")
+    assert list(load_corpus(dataset_name=str(tmp_path / "named"))) == ["test"]
+
+
 def test_a_language_that_a_data_set_lacks_is_refused_with_those_it_has(tmp_path):
     name = save(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"saved, train has no language 'fr': it has de, en\."):
         load_corpus(dataset_name=name, source_lang="fr")
 
 
-@pytest.mark.parametrize("empty", ["", " \t", None])
+@pytest.mark.parametrize("empty", ["", " \t", None, "\u200b"])
 def test_empty_sides_of_a_data_set_are_named_and_skipped_only_on_request(tmp_path, empty, caplog):
     pairs = [PAIRS[0], {"de": "zwei", "en": empty}, {"de": empty, "en": empty}, PAIRS[2]]
     name = save(tmp_path / "saved", pairs=pairs, parts=("train", "test"))

@@ -1,9 +1,11 @@
 """What is read from files, line by line, and what each fault of a file is answered with."""
 
+import bz2
 import gzip
 import io
 import json
 import logging
+import lzma
 
 import pytest
 
@@ -116,7 +118,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 def test_a_missing_file_is_named_with_what_was_looked_for_and_what_there_is(tmp_path):
     prefix = write_pair(tmp_path, b"eins\n", b"one\n", ending=".gz")
-    with pytest.raises(FileNotFoundError, match=r"corpus\.fr and .*corpus\.fr\.gz\. .*there are files for: de, en\."):
+    with pytest.raises(FileNotFoundError, match=r"looked for .*corpus\.fr and .*begin so: .*corpus\.de\.gz"):
         read_parallel(prefix, "fr", "en")
     with pytest.raises(FileNotFoundError, match="No file has this prefix"):
         read_parallel(tmp_path / "nothing", "de", "en")
@@ -173,6 +175,106 @@ def test_a_language_that_the_records_lack_is_refused_with_those_they_have(tmp_pa
 def test_a_pair_of_one_language_is_refused(tmp_path, pair):
     with pytest.raises(ValueError, match="not a language pair; give two different"):
         read_parallel(tmp_path / "corpus", *pair)
+
+
+PACKERS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_texts_may_have_the_ending_txt_and_be_packed(tmp_path, ending):
+    pack = PACKERS[ending]
+    (tmp_path / f"corpus.de.txt{ending}").write_bytes(pack(b"eins\n"))
+    (tmp_path / "corpus.en.xz").write_bytes(lzma.compress(b"one\n"))
+    assert read_parallel(tmp_path / "corpus", "de", "en") == (["eins"], ["one"])
+    (tmp_path / f"both.tsv{ending}").write_bytes(pack(b"eins\tone\n"))
+    assert read_parallel(tmp_path / f"both.tsv{ending}", "de", "en") == (["eins"], ["one"])
+
+
+@pytest.mark.parametrize("ending", [".xz", ".bz2", ".gz"])
+def test_a_cut_or_altered_archive_is_named(tmp_path, ending):
+    whole = PACKERS[ending](bytes(range(1, 256)) * 50)
+    for damaged in (whole[: len(whole) // 2], whole[:60] + b"?????" + whole[65:], b"no archive"):
+        (tmp_path / f"text{ending}").write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"text{ending} cannot be unpacked"):
+            read_lines(tmp_path / f"text{ending}")
+
+
+def test_two_columns_are_source_and_target_or_what_the_first_line_calls_them(tmp_path):
+    path = tmp_path / "corpus.tsv"
+    path.write_text("eins\tone\nzwei\ttwo\n")
+    assert read_parallel(path, "de", "en") == (["eins", "zwei"], ["one", "two"])
+    path.write_text("en\tde\none\teins\ntwo\tzwei\n")
+    assert read_parallel(path, "de", "en") == (["eins", "zwei"], ["one", "two"])
+    path.write_text("de\ten\n")
+    with pytest.raises(ValueError, match=r"corpus\.tsv has no sentences below"):
+        read_parallel(path, "de", "en")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (b"drei", "line 3: 1 columns, not a source, a tab and its target"),
+        (b"drei\tthree\t0.9", "line 3: 3 columns, not"),
+        (b"drei\xff\tthree", r"line 3: not valid UTF-8 \(byte 0xff at position 5"),
+        (b"drei\t", "line 3: the target side is empty"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line_in_the_file(tmp_path, row, message):
+    path = tmp_path / "corpus.tsv"
+    path.write_bytes(b"de\ten\neins\tone\n" + row + b"\nvier\tfour\n")
+    with pytest.raises(ValueError, match=message + ".*1 of 3"):
+        read_parallel(path, "de", "en")
+    assert read_parallel(path, "de", "en", skip_bad_lines=True) == (["eins", "vier"], ["one", "four"])
+
+
+@pytest.mark.parametrize("invisible", ["\u200b", "\ufeff\u200e", "\u00ad \u2060", "\u3164\ufe0f"])
+def test_characters_that_show_nothing_are_an_empty_side(tmp_path, invisible):
+    prefix = write_pair(tmp_path, f"eins\n{invisible}\n".encode(), b"one\ntwo\n")
+    with pytest.raises(ValueError, match="line 2: the source side is empty"):
+        read_parallel(prefix, "de", "en")
+    prefix = write_pair(tmp_path, f"eins{invisible}\n".encode(), b"one\n")
+    assert read_parallel(prefix, "de", "en")[0] == [f"eins{invisible}"], "beside others they are text"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_another_encoding_is_named(tmp_path, encoding):
+    prefix = write_pair(tmp_path, "eins\nzwei\nĊ\n".encode(encoding), b"one\ntwo\nthree\n")
+    with pytest.raises(ValueError, match=r"corpus\.de is in UTF-.*iconv -f UTF-(16|32) -t UTF-8"):
+        read_parallel(prefix, "de", "en")
+
+
+def test_carriage_returns_alone_are_no_line_ends(tmp_path):
+    prefix = write_pair(tmp_path, b"eins\rzwei\r", b"one\rtwo\r")
+    with pytest.raises(ValueError, match=r"corpus\.de has 2 carriage returns and no line feed.*tr '\\r' '\\n'"):
+        read_parallel(prefix, "de", "en")
+    assert read_lines(io.BytesIO(b"eins\r\n")) == read_lines(io.BytesIO(b"eins\r")) == ["eins"]
+    assert read_lines(io.BytesIO(b"ei\rns\nzwei\n")) == ["ei\rns", "zwei"], "beside line feeds it is text"
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ('{"translation": {"de": "haus \\ud83d", "en": "house"}}', r"not valid Unicode \(half a surrogate pair\)"),
+        ('{"translation": ' + "[" * 100_000 + "]" * 100_000 + "}", "not a JSON object"),
+        ('{"translation": {"de": "eins", "en": "one"}, "id": ' + "9" * 5_000 + "}", "not a JSON object"),
+    ],
+    ids=["surrogate", "nested", "number"],
+)
+def test_what_the_parser_cannot_take_is_a_bad_line(tmp_path, record, fault):
+    good = {"translation": {"de": "zwei 😀", "en": "two"}}
+    path = write_records(tmp_path / "corpus.jsonl", [good, record, good])
+    with pytest.raises(ValueError, match=rf"line 2: {fault}.*1 of 3"):
+        read_parallel(path, "de", "en")
+    assert read_parallel(path, "de", "en", skip_bad_lines=True) == (["zwei 😀"] * 2, ["two"] * 2)
+
+
+def test_blank_lines_end_a_file_of_json_lines_and_no_other(tmp_path):
+    good = {"translation": {"de": "eins", "en": "one"}}
+    path = write_records(tmp_path / "corpus.jsonl", [good, "", " "])
+    assert read_parallel(path, "de", "en") == (["eins"], ["one"])
+    path = write_records(tmp_path / "corpus.jsonl", [good, "", good])
+    with pytest.raises(ValueError, match="line 2: not a JSON object"):
+        read_parallel(path, "de", "en")
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
