@@ -8,12 +8,14 @@ from .collator import TranslationCollator, decoder_inputs, pad_rows
 from .corpora import load_corpus, load_parallel
 from .embedded_corpus import default_corpus
 from .fingerprint import fingerprint_examples
+from .normalization import RULES
 from .parallel_text import read_lines
 from .tokenization import tokenize_corpus
 from .tokenizer import train_tokenizer
 
 __all__ = [
     "COUNTS",
+    "RULES",
     "TokenBudgetBatchSampler",
     "TranslationCollator",
     "decoder_inputs",

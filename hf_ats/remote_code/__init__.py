@@ -7,19 +7,25 @@ from . import modeling_ats
 from .attention_ats import allow_narrow_keys_, check_attention
 from .pipeline_ats import (
     ATSTranslationPipeline,
+    MarianTokenizer,
     language_codes,
     language_id,
     longest_input,
+    read_quotations_,
+    target_codes,
     with_generation_defaults,
 )
 
 __all__ = [
     "ATSTranslationPipeline",
+    "MarianTokenizer",
     "allow_narrow_keys_",
     "check_attention",
     "language_codes",
     "language_id",
     "longest_input",
     "modeling_ats",
+    "read_quotations_",
+    "target_codes",
     "with_generation_defaults",
 ]

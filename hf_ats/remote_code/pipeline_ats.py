@@ -3,8 +3,10 @@
 This file travels with every core checkpoint and needs torch and transformers alone.
 """
 
+import re
 import sys
 
+import transformers
 from transformers import Pipeline
 
 _FIRST_WORDS = ("forced_bos_token_id", "decoder_start_token_id")
@@ -42,14 +44,16 @@ def language_codes(tokenizer) -> dict[str, int]:
     """The languages that a multilingual tokenizer has codes for, with the codes' ids; of any other tokenizer none.
 
     They are named as the tokenizer's `src_lang` and `tgt_lang` name them: `"deu_Latn"` (NLLB), `"de_DE"` (mBART),
-    `"de"` (M2M100).
+    `"de"` (M2M100). A code that was added to NLLB or mBART, as a special token, is one of them.
     """
     if not hasattr(tokenizer, "src_lang"):
         return {}
     tokens = getattr(tokenizer, "lang_code_to_token", None)  # M2M100 writes __de__ for de
     if tokens is None:
         others = {token for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
-        tokens = {token: token for token in tokenizer.all_special_tokens if token not in others and "<" not in token}
+        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        special = [*tokenizer.all_special_tokens, *added]
+        tokens = {token: token for token in special if token not in others and "<" not in token}
     return dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens.values())), strict=True))
 
 
@@ -67,6 +71,33 @@ def language_id(tokenizer, language: str) -> int:
             f"{', '.join(near)}."
         )
     return codes[language]
+
+
+class MarianTokenizer(transformers.MarianTokenizer):
+    """Marian's tokenizer, to which `>>...<<` at the start of a text is a language code only if its vocabulary has it.
+
+    Everything else between such marks is text, as a quotation is; the stock class makes one `<unk>` of it. What this
+    class saves says that it is the stock one, and that reads it.
+    """
+
+    def remove_language_code(self, text):
+        """The code that a text begins with, in a list that may be empty, and the rest of the text."""
+        codes, rest = super().remove_language_code(text)
+        return (codes, rest) if all(code in self.current_encoder for code in codes) else ([], text)
+
+
+def read_quotations_(tokenizer):
+    """Make a stock tokenizer of Marian read quotations, in place, and return it; leave others as they are."""
+    if type(tokenizer) is transformers.MarianTokenizer:
+        tokenizer.__class__ = MarianTokenizer
+    return tokenizer
+
+
+def target_codes(tokenizer) -> list[str]:
+    """The codes, such as `">>fra<<"`, by which a source tells a Marian model of several targets the language."""
+    if not isinstance(tokenizer, transformers.MarianTokenizer):
+        return []
+    return [token for token in tokenizer.get_vocab() if re.fullmatch(r">>[^\s<]+<<", token)]
 
 
 class ATSTranslationPipeline(Pipeline):
@@ -96,6 +127,10 @@ class ATSTranslationPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        read_quotations_(self.tokenizer)
 
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, (list, tuple)) and not inputs:

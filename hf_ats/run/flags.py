@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from ..data import RULES
 from ..partition import INITS, ROLES, PartitionConfig
 from ..training import ATSSeq2SeqTrainingArguments
 from .architectures import ARCHITECTURES
@@ -50,6 +51,24 @@ class ModelArguments:
     separate_vocabularies: bool = field(
         default=False, metadata={"help": "A vocabulary for each language (default: one for both)."}
     )
+    source_normalization_rule_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "What a tokenizer from scratch does to sources before it splits them. 'nfc' (default): accents "
+            "are composed, blanks of every kind become the usual one, control characters vanish, and all else stays. "
+            "Rules of sentencepiece: 'nmt_nfkc' and 'nfkc' make 10² into 102, ½ into 1⁄2, and full-width letters "
+            "narrow; with '_cf' capitals become small as well; 'identity' does nothing.",
+            "choices": list(RULES),
+        },
+    )
+    target_normalization_rule_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The same for targets (default: nfc). The model can write only what the rule leaves: with "
+            "nmt_nfkc never ², ½, … or full-width forms.",
+            "choices": list(RULES),
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager or sdpa, as in from_pretrained (default: the library's choice)."}
     )
@@ -74,7 +93,10 @@ class DataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, such as de-en."})
     train_prefix: str | None = field(
         default=None,
-        metadata={"help": "Text files instead: PREFIX.de and PREFIX.en, the same with .gz, or one .jsonl file."},
+        metadata={
+            "help": "Text files instead: PREFIX.de and PREFIX.en, or these with .txt; or one file, .jsonl or .tsv, "
+            "whose two columns are source and target. Each plain or packed (.gz, .xz, .bz2)."
+        },
     )
     validation_prefix: str | None = field(default=None, metadata={"help": "The same for validation during training."})
     test_prefix: str | None = field(default=None, metadata={"help": "The same for the scores at the end."})
@@ -250,7 +272,9 @@ class CardArguments:
 
 
 # The flags that a pretrained model takes the place of.
-_SHAPE = ["architecture", "layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"]
+_TOKENIZER = ["vocab_size", "separate_vocabularies"]
+_TOKENIZER += ["source_normalization_rule_name", "target_normalization_rule_name"]
+_SHAPE = ["architecture", "layers", "width", "feed_forward", "heads", *_TOKENIZER]
 
 
 def parse_flags(description: str, argv: Sequence[str] | None = None):

@@ -1,6 +1,7 @@
 """A tokenizer from scratch: what the model and CTranslate2 rely on, and that it is the same wherever it is loaded."""
 
 import json
+import logging
 import pickle
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, MarianTokenizer
 
 from hf_ats.data import train_tokenizer
 from hf_ats.data.embedded_corpus import default_pairs
+from hf_ats.remote_code import read_quotations_
 from tests.support.checkpoints import TRANSFORMERS_4
 from tests.support.versions import EVERY_TOKENIZER
 
@@ -142,6 +144,63 @@ def test_the_largest_and_the_smallest_possible_vocabulary_are_named(tmp_path, jo
         assert train(texts, tmp_path, vocab_size=bound, joint=joint).vocab_size == bound
         with pytest.raises(ValueError, match=f"vocab_size={bound + beyond} is"):
             train(texts, tmp_path, vocab_size=bound + beyond, joint=joint)
+
+
+CODED = (
+    [">>fra<< the dog", ">>spa<< the dog", ">>fra<< a house", ">>pt_BR<< a house", "no code >>fra<<"] * 9,
+    ["le chien", "el perro", "une maison", "uma casa", "rien"] * 9,
+)
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
+def test_language_codes_are_entries_of_their_own_and_no_text(tmp_path, joint, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_ats"):
+        tokenizer = train(CODED, tmp_path, vocab_size=60 if joint else 40, joint=joint)
+    assert "3 language codes, which become entries of the vocabulary: >>fra<< (18), >>pt_BR<< (9)" in caplog.text
+    codes = [">>fra<<", ">>pt_BR<<", ">>spa<<"]
+    assert list(tokenizer.encoder)[-4:] == [*codes, "<pad>"], "CTranslate2 expects <pad> at the end"
+    stock = AutoTokenizer.from_pretrained(tmp_path)
+    for one in (tokenizer, stock):
+        ids = one([f"{code} the dog" for code in codes]).input_ids
+        assert [row[0] for row in ids] == [one.encoder[code] for code in codes]
+        assert ids[0][1:] == ids[1][1:] == one("the dog").input_ids
+    assert all(tokenizer.unk_token_id not in ids for ids in tokenizer(CODED[0]).input_ids), "elsewhere they are text"
+    with pytest.raises(ValueError, match=r"vocab_size=6 leaves nothing beside .* the 3 language codes"):
+        train(CODED, tmp_path, vocab_size=6, joint=joint)
+    with pytest.raises(ValueError, match="the largest") as largest:
+        train(CODED, tmp_path, vocab_size=9999, joint=joint)
+    bound = int(str(largest.value).split("possible is ")[1].split(".")[0])
+    assert len(train(CODED, tmp_path, vocab_size=bound, joint=joint)) == bound
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
+def test_quotations_are_text_on_both_sides(tmp_path, joint):
+    german = [">>Komm her<<, sagte er.", ">>Nein<<, sagte er.", ">> und << und >> so weiter", "er ging."] * 9
+    english = [">>Come here<<, he said.", ">>No<<, he said.", ">> and << and >> so on", "he left."] * 9
+    tokenizer = train((german, english), tmp_path, vocab_size=50 if joint else 40, joint=joint)
+    assert not [token for token in tokenizer.encoder if token.startswith(">>") and token.endswith("<<")]
+    for one in (tokenizer, read_quotations_(AutoTokenizer.from_pretrained(tmp_path))):
+        labels = one(text_target=english).input_ids
+        assert one.batch_decode(labels, skip_special_tokens=True) == english
+        ids = one(german).input_ids
+        assert all(one.unk_token_id not in row for row in ids)
+        assert [one.spm_source.decode([list(one.encoder)[i] for i in row[:-1]]) for row in ids] == german
+
+
+def test_what_reads_quotations_is_saved_as_the_stock_class(tmp_path):
+    train(CODED, tmp_path, vocab_size=60).save_pretrained(tmp_path / "again")
+    stock = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert type(stock) is MarianTokenizer
+    reading = read_quotations_(stock)
+    assert reading is stock and isinstance(reading, MarianTokenizer) and read_quotations_(reading) is reading
+    assert pickle.loads(pickle.dumps(reading))(">>so weiter<< the dog") == reading(">>so weiter<< the dog")
+
+
+@pytest.mark.parametrize("blank", [" ", ""])
+def test_pieces_are_learned_from_the_longest_lines_too(tmp_path, blank):
+    long = ["der Hund" + f"{blank}Öl" * 5_000 + "ß"]
+    tokenizer = train((long, long), tmp_path, vocab_size=24)
+    assert tokenizer.unk_token_id not in tokenizer(long[0], verbose=False).input_ids
 
 
 def test_rare_characters_can_be_left_out(text, tmp_path):
