@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--level", help="only this level of a training checkpoint: core, full or a number")
     parser.add_argument("--source_lang", default="de", help="language of the source (default: de)")
     parser.add_argument("--target_lang", default="en", help="language of the target (default: en)")
-    parser.add_argument("--test_prefix", help="text files PREFIX.de and PREFIX.en, the same with .gz, or one .jsonl")
+    parser.add_argument(
+        "--test_prefix", help="text files PREFIX.de and PREFIX.en, or one .tsv or .jsonl; plain or packed"
+    )
     parser.add_argument("--dataset_name", help="a data set with a column `translation` and a test part instead")
     parser.add_argument("--dataset_config_name", help="its configuration, such as de-en")
     parser.add_argument("--skip_bad_lines", action="store_true", help="leave out bad pairs and count them")

@@ -82,7 +82,8 @@ def main() -> None:
         with args.main_process_first(desc="loading the corpus"):
             corpus, scored = load_parts(data_args)
             tokenizer, model = build_networks(model_args, data_args, args, corpus["train"]["translation"])
-            tokenized = tokenize(corpus, scored, tokenizer, model, data_args)
+            learned = model_args.model_name_or_path is None and args.resume_from_checkpoint is None
+            tokenized = tokenize(corpus, scored, tokenizer, model, data_args, learned)
 
         # Partition the model. Without a partition it stays the stock model, for standard training.
         if adapter:

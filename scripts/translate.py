@@ -33,7 +33,7 @@ def main() -> None:
     """Read, translate in batches, write."""
     parser = translation_parser(__doc__)
     parser.add_argument("--level", help="network of a training checkpoint: core, full or a number (default: full)")
-    parser.add_argument("--input", default="-", help="text file, plain or .gz (default: standard input)")
+    parser.add_argument("--input", default="-", help="text file, plain or packed (default: standard input)")
     parser.add_argument("--output", default="-", help="text file (default: standard output)")
     arguments = parser.parse_args()
     disable_progress_bar()  # of the loading; translating has its own

@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
+from ..remote_code import read_quotations_
 from ..storage import CHECKPOINT, check_checkpoint
 from .writing import REPORT_NAME, ExportReport
 
@@ -171,16 +172,38 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
 def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBase:
     """Return the tokenizer of what `load_network` loads; an adapter export keeps it with the base.
 
+    To that of a Marian model, a quotation `>>...<<` at the start of a text is text.
+
     Args:
         model: a directory, or an id of the Hub.
         kwargs: as for `AutoTokenizer.from_pretrained`, `revision` and `token` included.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: there is no tokenizer beside it, or its files cannot be read.
     """
     if is_partitioned_checkpoint(model):  # whose own model_type transformers would warn of
         kwargs.setdefault("config", AutoConfig.for_model(**_read_config(Path(model))[0]))
-    if not _is_adapter(model, hub := _of_the_hub(kwargs)):
-        return AutoTokenizer.from_pretrained(model, **kwargs)
-    others = {name: value for name, value in kwargs.items() if name not in hub}
-    return AutoTokenizer.from_pretrained(_fetched(model, hub) / _BASE, **others)
+    place = model
+    if _is_adapter(model, hub := _of_the_hub(kwargs)):
+        place = _fetched(model, hub) / _BASE
+        kwargs = {name: value for name, value in kwargs.items() if name not in hub}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **kwargs)
+    except OSError:
+        raise
+    except Exception as error:  # each class of tokenizer has its own where a file is missing or damaged
+        raise ValueError(
+            f"the tokenizer of {model} cannot be loaded ({type(error).__name__}: {error}). If its files are missing "
+            f"or damaged, save it there by tokenizer.save_pretrained({str(place)!r})."
+        ) from error
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if not set(tokenizer.get_vocab()) - added - {*tokenizer.all_special_tokens, _WORD_START}:
+        raise ValueError(
+            f"{model} has no tokenizer: without its files, every word is unknown to a {type(tokenizer).__name__}. "
+            f"Save one there by tokenizer.save_pretrained({str(place)!r})."
+        )
+    return read_quotations_(tokenizer)
 
 
 def load_processor(model: str | os.PathLike, network: PreTrainedModel, **hub):
@@ -209,6 +232,9 @@ def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTra
 
 
 _BASE = "base"
+
+# What an empty tokenizer of T5 or mBART has all the same.
+_WORD_START = "▁"
 
 
 def _of_the_hub(kwargs: dict) -> dict:

@@ -51,8 +51,13 @@ def _invisible() -> str:
 
 
 INVISIBLE_TEXT = f"^{_invisible()}*$"
-"""Matches a text that shows nothing, such as zero-width blanks alone; a pattern of both `re` and Arrow's RE2."""
-_is_invisible = re.compile(INVISIBLE_TEXT).match
+"""Matches a text that shows nothing; a pattern of both `re` and Arrow's RE2."""
+_invisible_text = re.compile(INVISIBLE_TEXT)
+
+
+def shows_nothing(text: str) -> bool:
+    """Return whether a text is empty to whoever reads it: blanks, controls and zero-width characters alone."""
+    return _invisible_text.match(text) is not None
 
 
 def read_parallel(
@@ -98,7 +103,7 @@ def read_parallel(
         sides = _read_two_files(*paths, problems)
     for side, texts, path in zip(("source", "target"), sides, paths, strict=True):
         for index, text in enumerate(texts):
-            if _is_invisible(text):
+            if shows_nothing(text):
                 where = f"{path}, line {index + first_line}"
                 problems.setdefault(index, (EMPTY_SIDE, f"{where}: the {side} side is empty"))
     return _without_bad_lines(sides, problems, " and ".join(dict.fromkeys(paths)), skip_bad_lines)
@@ -139,6 +144,8 @@ def _find_side(prefix: str, language: str) -> str:
                 return path
     found = sorted(path for path in glob.glob(glob.escape(prefix) + ".*") if os.path.isfile(path))
     have = f"Files that begin so: {', '.join(found[:12])}." if found else "No file has this prefix."
+    if os.path.isfile(prefix):
+        have = f"{prefix} is a file itself: a prefix has no ending for the language."
     raise FileNotFoundError(
         f"The prefix {prefix!r} has no text for the language {language!r}: looked for {prefix}.{language} and "
         f"{prefix}.{language}.txt, plain or with {', '.join(_PACKED)}. {have} Give a prefix P such that P.{language} "

@@ -43,7 +43,8 @@ def train_tokenizer(
     `</s>` has id 0 and `<unk>` 1, as in the published Marian models; `<pad>`, with which the decoder starts, is the
     last id, where CTranslate2's Marian loader expects it. Digits are pieces of their own. A code such as `>>fra<<` at
     the start of a source, by which a model of several targets is told the language, is an entry of its own, before
-    `<pad>`; which ones is logged. The same texts give the same files, byte for byte.
+    `<pad>`; which ones is logged. The same texts give the same files, byte for byte, under the same versions of Python
+    and sentencepiece.
 
     Args:
         source_texts: sentences of the source language.

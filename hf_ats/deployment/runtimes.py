@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
-from ..checkpoint import load_network
+from ..checkpoint import load_network, load_tokenizer
 
 # By the name of a runtime, the packages that converting and running take.
 RUNTIMES = {"ctranslate2": ("ctranslate2",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
@@ -58,7 +58,7 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
     """
     from ctranslate2.converters import TransformersConverter
 
-    model, tokenizer = load_network(directory), AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = load_network(directory), load_tokenizer(directory)
     kind, pad = model.config.model_type, model.config.pad_token_id
     if kind != "marian":
         raise ValueError(
@@ -92,7 +92,7 @@ class CTranslate2Network:
         self._translator = ctranslate2.Translator(
             str(directory), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
         )
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self._tokenizer = load_tokenizer(tokenizer)
 
     def decode(self, input_ids: torch.Tensor, num_beams: int, length: int) -> torch.Tensor:
         """Return `(batch, length)` ids, the best hypothesis for each row of `input_ids` `(batch, source)` unpadded."""

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data import pad_rows
+from ..data import pad_rows, shows_nothing
 from ..remote_code import longest_input, with_generation_defaults
 
 # A network of this size gains little from a second thread when it decodes: it gained a third to nothing on two free
@@ -218,7 +218,7 @@ def encode_sentences(
     """
     longest = min(longest_input(model.config) for model in models)
     options = {"truncation": True, "max_length": longest} if truncate and longest < sys.maxsize else {}
-    with_text = [index for index, sentence in enumerate(sentences) if sentence.strip()]
+    with_text = [index for index, sentence in enumerate(sentences) if not shows_nothing(sentence)]
     encoded: list[list[int]] = [[] for _ in sentences]
     if with_text:
         ids = tokenizer([sentences[index] for index in with_text], verbose=False, **options)["input_ids"]

@@ -1,6 +1,7 @@
 """What the commands share: how they end if a user got something wrong, and how they translate."""
 
 import argparse
+import logging
 import re
 import signal
 import sys
@@ -11,8 +12,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..checkpoint import load_network, load_tokenizer
+from ..data import check_code_of_prefix, foreign_codes, shows_nothing
 from ..evaluation import encode_sentences, translate_encoded
 from .languages import set_languages_, source_prefix
+from .networks import check_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -100,8 +105,12 @@ def translate_as_told(
     languages = (arguments.tokenizer_source_lang, arguments.tokenizer_target_lang)
     if any(languages) or model.generation_config.forced_bos_token_id is None:
         set_languages_(model, tokenizer, *languages)
+    check_tokenizer(tokenizer, model)
     prefix = source_prefix(model) if arguments.source_prefix is None else arguments.source_prefix
-    inputs = [prefix + sentence if sentence.strip() else "" for sentence in sentences]
+    check_code_of_prefix(tokenizer, prefix)
+    inputs = ["" if shows_nothing(sentence) else prefix + sentence for sentence in sentences]
+    if codes := foreign_codes(tokenizer, inputs):
+        logger.warning("In the input %s", codes)
     encoded = encode_sentences(tokenizer, inputs, [model], truncate=arguments.truncate)
     size = at_once or max(1, len(encoded))
 

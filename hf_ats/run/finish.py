@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..checkpoint import check_replaceable, export_level
+from ..data import check_code_of_prefix
 from ..evaluation import (
     bleu_tokenizer,
     decoding_settings,
@@ -176,6 +177,7 @@ def report_trained(
         )
     model = trainer.whole_model() if model is None else model
     source_prefix = set_source_prefix_(model, source_prefix)
+    check_code_of_prefix(tokenizer, source_prefix)
     inputs = [source_prefix + source for source in sources]
     if len(sources) != len(references) or not sources:
         raise ValueError(

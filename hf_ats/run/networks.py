@@ -14,8 +14,9 @@ from transformers import (
 )
 
 from ..checkpoint import load_tokenizer
-from ..data import train_tokenizer
+from ..data import check_code_of_prefix, train_tokenizer
 from ..partition import read_adapter_config
+from ..storage import draft
 from ..training import ATSSeq2SeqTrainingArguments
 from .architectures import build_model, keep_pad_row_zero_
 from .flags import DataArguments, ModelArguments
@@ -45,8 +46,10 @@ def build_networks(
         tokenizer, model = from_scratch(model_args, data_args, args, pairs)
     else:
         tokenizer, model = from_pretrained(model_args, args)
+    check_tokenizer(tokenizer, model)
     set_languages_(model, tokenizer, data_args.tokenizer_source_lang, data_args.tokenizer_target_lang)
     data_args.source_prefix = set_source_prefix_(model, data_args.source_prefix)
+    check_code_of_prefix(tokenizer, data_args.source_prefix)
     return tokenizer, model
 
 
@@ -59,15 +62,20 @@ def from_scratch(
     usual = _PIECES_OF_EMBEDDED_CORPUS if embedded else _PIECES
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None and args.local_process_index == 0:
-        texts = [[pair[lang] for pair in pairs] for lang in (data_args.source_lang, data_args.target_lang)]
-        train_tokenizer(
-            *texts,
-            tokenizer_dir,
-            vocab_size=model_args.vocab_size or usual,
-            joint=not model_args.separate_vocabularies,
-            source_lang=data_args.source_lang,
-            target_lang=data_args.target_lang,
-        )
+        prefix = data_args.source_prefix or ""
+        names = [f"{side}_normalization_rule_name" for side in ("source", "target")]
+        rules = {name: getattr(model_args, name) for name in names if getattr(model_args, name) is not None}
+        with draft(tokenizer_dir) as directory:
+            train_tokenizer(
+                [prefix + pair[data_args.source_lang] for pair in pairs],
+                [pair[data_args.target_lang] for pair in pairs],
+                directory,
+                vocab_size=model_args.vocab_size or usual,
+                joint=not model_args.separate_vocabularies,
+                source_lang=data_args.source_lang,
+                target_lang=data_args.target_lang,
+                **rules,
+            )
     # The embeddings of a checkpoint go with its own tokenizer, whatever the corpus is now.
     tokenizer = load_tokenizer(checkpoint or tokenizer_dir)
     sizes = {name: getattr(model_args, name) for name in ("layers", "width", "feed_forward", "heads", "dropout")}
@@ -109,6 +117,30 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
     if isinstance(model, MarianMTModel) and not model.get_output_embeddings().weight[config.pad_token_id].any():
         keep_pad_row_zero_(model)  # as published Marian models have it, and CTranslate2 expects
     return load_tokenizer(args.resume_from_checkpoint or name), model
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Raise a ValueError if a tokenizer cannot pad, or has entries that the embeddings of its model have no row for.
+
+    More rows than entries are fine, as mT5 has.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {model.name_or_path}, a {type(tokenizer).__name__}, has no padding token, without "
+            "which there are no batches; set tokenizer.pad_token, and save it beside the model."
+        )
+    entries = {"source": tokenizer.get_vocab()}
+    rows = {"source": len(model.get_input_embeddings().weight)}
+    if getattr(tokenizer, "separate_vocabs", False):
+        entries["target"] = tokenizer.target_encoder
+        rows["target"] = len(model.get_output_embeddings().weight)
+    for side, vocabulary in entries.items():
+        needed = max(vocabulary.values()) + 1
+        if needed > rows[side]:
+            raise ValueError(
+                f"the tokenizer of {model.name_or_path} has {needed} entries for the {side} and the model "
+                f"{rows[side]}; call model.resize_token_embeddings({needed}) and save the model again."
+            )
 
 
 def name_base_of_adapter_(model_args: ModelArguments) -> None:

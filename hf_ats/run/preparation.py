@@ -57,40 +57,59 @@ def load_parts(data_args: DataArguments) -> tuple[dict, str]:
     if "train" not in corpus or scored is None:
         raise ValueError(
             f"the corpus has the parts {', '.join(corpus)}; training needs train, and the report at its end "
-            "test or validation. Give --train_prefix, and --test_prefix or --validation_prefix, or other data."
+            "test or validation. Give --train_prefix, and --test_prefix or --validation_prefix, or a data set of the "
+            "parts, as part.train_test_split(1000) of datasets makes two of one."
         )
     return corpus, scored
 
 
 def tokenize(
-    corpus: dict, scored: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data_args: DataArguments
+    corpus: dict,
+    scored: str,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    data_args: DataArguments,
+    learned: bool = False,
 ) -> dict:
-    """Return the parts train and validation in tokens; of the part to score, only find sentences that are too long.
+    """Return the parts train and validation in tokens; of the part to score, only say what is amiss.
+
+    What is unknown to the tokenizer is counted in every part.
+
+    Args:
+        corpus: the parts by name.
+        scored: the part that the networks are scored on.
+        tokenizer: the model's.
+        model: whose positions limit the sentences.
+        data_args: the data.
+        learned: the tokenizer was learned from this training part, of which nothing may be unknown then.
 
     Raises:
-        ValueError: a limit is more than the model has positions for, or a sentence is over it and `long_sentences` is
-            "error".
+        ValueError: a limit is more than the model has positions for, a sentence is over it and `long_sentences` is
+            "error", or something is unknown that was to be learned.
     """
     positions = longest_input(model.config)
     limits = _limits(tokenizer, model, data_args)
 
-    def tokens(part: str, **limits):
-        try:
-            return tokenize_corpus(
-                corpus[part],
-                tokenizer,
-                data_args.source_lang,
-                data_args.target_lang,
-                long_sentences=data_args.long_sentences,
-                source_prefix=data_args.source_prefix,
-                **limits,
-            )
-        except ValueError as error:
-            raise ValueError(f"the {part} part: {error}") from error
+    def tokens(part: str, long_sentences: str, **options):
+        return tokenize_corpus(
+            corpus[part],
+            tokenizer,
+            data_args.source_lang,
+            data_args.target_lang,
+            long_sentences=long_sentences,
+            source_prefix=data_args.source_prefix,
+            name=f"the {part} part",
+            **options,
+        )
 
-    if data_args.long_sentences == "error":  # else they are cut when they are translated
-        tokens(scored, max_source_length=positions, max_target_length=sys.maxsize)
-    return {part: tokens(part, **limits) for part in ("train", "validation") if part in corpus}
+    # Its sentences over the limits are cut when they are translated, unless they are an error.
+    of_scored = "error" if data_args.long_sentences == "error" else "truncate"
+    tokens(scored, of_scored, max_source_length=positions, max_target_length=sys.maxsize)
+    return {
+        part: tokens(part, data_args.long_sentences, **limits, refuse_unknown=part == "train" and learned)
+        for part in ("train", "validation")
+        if part in corpus
+    }
 
 
 def validation_references(

@@ -126,6 +126,7 @@ def refuse_earlier_run(args: ATSTrainingArguments) -> None:
 # Without these a checkpoint is another model, or the same one read in another way.
 _FIXED = (
     *("architecture", "layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"),
+    *("source_normalization_rule_name", "target_normalization_rule_name"),
     *("model_name_or_path", "adapter_name_or_path", "source_prefix"),
     *("source_lang", "target_lang", "tokenizer_source_lang", "tokenizer_target_lang"),
 )

@@ -122,6 +122,8 @@ def test_a_missing_file_is_named_with_what_was_looked_for_and_what_there_is(tmp_
         read_parallel(prefix, "fr", "en")
     with pytest.raises(FileNotFoundError, match="No file has this prefix"):
         read_parallel(tmp_path / "nothing", "de", "en")
+    with pytest.raises(FileNotFoundError, match=r"corpus\.de\.gz is a file itself: a prefix has no ending"):
+        read_parallel(f"{prefix}.de.gz", "de", "en")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         read_parallel(tmp_path / "nothing.jsonl", "de", "en")
 

@@ -66,9 +66,7 @@ def lengths(tokenizer) -> tuple[list[int], list[int]]:
 def test_a_sentence_over_the_limit_is_named(corpus, tokenizer, side, pair):
     length = lengths(tokenizer)[side == "target"][pair - 1]
     limits = {f"max_{side}_length": length - 1}
-    message = (
-        rf"Sentence pair {pair} \(line {pair} of .*: its {side} has {length} tokens.* max_{side}_length={length - 1}"
-    )
+    message = rf"Sentence pair {pair} of the corpus: its {side} has {length} tokens.* max_{side}_length={length - 1}"
     with pytest.raises(ValueError, match=message + ".*--long_sentences"):
         tokenize_corpus(corpus, tokenizer, "de", "en", **limits)
     # The limit itself is allowed.
@@ -84,7 +82,7 @@ def test_long_pairs_are_skipped_and_counted_on_request(corpus, tokenizer, caplog
     with caplog.at_level(logging.WARNING, logger="hf_ats"):
         kept = tokenize_corpus(corpus, tokenizer, "de", "en", 6, 6, long_sentences="skip")
     assert kept["input_ids"][:] == tokenizer([GERMAN[0], GERMAN[3]]).input_ids
-    assert "Left out 2 of 4 sentence pairs: more than 6 source or 6 target tokens" in caplog.text
+    assert "Left out 2 of 4 sentence pairs of the corpus: more than 6 source or 6 target tokens" in caplog.text
 
 
 def test_long_sides_are_cut_on_request_and_keep_their_end(corpus, tokenizer):
@@ -106,7 +104,7 @@ def test_without_any_limit_there_is_nothing_to_cut(corpus):
 
 
 def test_nothing_left_is_refused(corpus, tokenizer):
-    with pytest.raises(ValueError, match="No sentence pair is within max_source_length=1"):
+    with pytest.raises(ValueError, match="No sentence pair of the corpus is within max_source_length=1"):
         tokenize_corpus(corpus, tokenizer, "de", "en", 1, long_sentences="skip")
 
 

@@ -93,24 +93,26 @@ def test_transformers_4_gives_the_same_ids(text, tmp_path):
     if not TRANSFORMERS_4.exists():
         pytest.skip(f"{TRANSFORMERS_4} is not there; `make venv-transformers-4` makes it")
     expected = []
-    for name, joint in (("joint", True), ("separate", False)):
-        tokenizer = train(text, tmp_path / "trained" / name, joint=joint)
+    coded = [f"{'>>spa<<' if number % 2 else '>>fra<<'} {sentence}" for number, sentence in enumerate(text[0])]
+    for name, joint, sources in (("joint", True, text[0]), ("separate", False, text[0]), ("codes", True, coded)):
+        tokenizer = train((sources, text[1]), tmp_path / "trained" / name, joint=joint)
         tokenizer.save_pretrained(tmp_path / name)
-        batch = tokenizer(PROBE, text_target=PROBE)
+        batch = tokenizer([sources[1], *PROBE], text_target=PROBE)
         decoded = tokenizer.batch_decode(batch.labels, skip_special_tokens=True)
         expected.append(["4", batch.input_ids, batch.labels, VOCAB_SIZE - 1, decoded])
     program = """
 import json, sys, transformers
 probe, found = json.loads(sys.argv[1]), []
-for directory in sys.argv[2:]:
+for directory, first in zip(sys.argv[2::2], sys.argv[3::2]):
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    batch = tokenizer(probe, text_target=probe)
+    batch = tokenizer([first, *probe], text_target=probe)
     decoded = tokenizer.batch_decode(batch.labels, skip_special_tokens=True)
     found.append([transformers.__version__[0], batch.input_ids, batch.labels, tokenizer.pad_token_id, decoded])
 print(json.dumps(found))
 """
     command = [TRANSFORMERS_4, "-W", "error::UserWarning", "-c", program, json.dumps(PROBE)]
-    run = subprocess.run([*command, tmp_path / "joint", tmp_path / "separate"], capture_output=True, text=True)
+    probes = (tmp_path / "joint", text[0][1], tmp_path / "separate", text[0][1], tmp_path / "codes", coded[1])
+    run = subprocess.run([*command, *probes], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == expected
 

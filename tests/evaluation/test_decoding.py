@@ -96,7 +96,7 @@ def test_beams_reach_the_model(model, tokenizer, sentences):
 
 def test_empty_sentences_stay_empty_and_in_their_place(model, tokenizer, sentences):
     expected = translate(model, tokenizer, sentences[:2], **LIMIT)
-    mixed = ["", sentences[0], "  ", sentences[1], ""]
+    mixed = ["", sentences[0], " \u200b ", sentences[1], ""]
     assert translate(model, tokenizer, mixed, 2, **LIMIT) == ["", expected[0], "", expected[1], ""]
     assert translate(model, tokenizer, []) == []
     assert translate(model, tokenizer, [" "]) == [""]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from hf_ats.remote_code.pipeline_ats import ATSTranslationPipeline
 from tests.support.checkpoints import GERMAN, trained_tokenizer
@@ -54,6 +54,14 @@ def test_a_text_gives_a_list_of_one_and_a_list_gives_one_each(translate):
     assert len({result[0]["translation_text"] for result in each}) == len(GERMAN)
     assert translate(GERMAN) == [result[0] for result in each]
     assert translate([]) == []
+
+
+def test_a_quotation_at_the_start_is_text_also_to_a_tokenizer_of_the_stock_class(model, folder):
+    stock = AutoTokenizer.from_pretrained(folder)
+    assert stock.unk_token_id == stock(">>ein Hund<< läuft").input_ids[0]
+    translate = ATSTranslationPipeline(model=model, tokenizer=stock, task="translation")
+    quoted, plain = (translate.preprocess(text)["input_ids"][0].tolist() for text in (">>ein Hund<< läuft", "läuft"))
+    assert len(quoted) > len(plain) + len("einHund") // 2 and quoted[-len(plain) :] == plain
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8])

@@ -46,6 +46,19 @@ def test_what_is_decoded_first_is_what_training_puts_first(kind, legacy, made):
         assert begin == generated[:2] == [tokenizer.eos_token_id, english]
 
 
+@pytest.mark.parametrize("kind", ["nllb", "mbart", "mbart-50"])
+def test_a_code_that_was_added_is_taken(kind, made, tmp_path):
+    model, tokenizer = made(kind)
+    tokenizer.add_tokens(["gsw_Latn"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+    model.resize_token_embeddings(len(tokenizer))
+    set_languages_(model, tokenizer, "gsw_Latn", KINDS[kind].codes[1])
+    assert tokenizer.convert_tokens_to_ids("gsw_Latn") in tokenizer("ein Hund").input_ids
+    set_languages_(model, tokenizer, KINDS[kind].codes[0], "gsw_Latn")
+    assert tokenizer.convert_tokens_to_ids("gsw_Latn") in tokenizer(text_target="ein Hund").input_ids
+
+
 @pytest.mark.parametrize("kind", ["mbart-50", "bart"])
 def test_no_codes_take_what_the_tokenizer_names_and_leave_one_without_codes_as_it_is(kind, made):
     model, tokenizer = made(kind)

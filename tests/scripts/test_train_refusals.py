@@ -7,7 +7,7 @@ import shutil
 import pytest
 from transformers import MarianMTModel
 
-from tests.support.scripts import SIZES, TRAINING, begin, train, training_arguments
+from tests.support.scripts import SIZES, TRAINING, begin, prefixes, train, training_arguments
 
 
 def refused(message: str, *arguments) -> None:
@@ -64,6 +64,33 @@ def test_bad_input_ends_with_a_sentence(more, message, corpus, tmp_path):
     refused(re.escape(message), *training_arguments(corpus, tmp_path / "run"), *more.split())
 
 
+def test_a_vocabulary_that_cannot_have_every_character_is_refused(corpus, tmp_path):
+    for file in corpus.iterdir():
+        shutil.copy(file, tmp_path)
+    for language in ("de", "en"):
+        with (tmp_path / f"train.{language}").open("a", encoding="utf-8") as file:
+            file.write("▅ ▅\n")
+    arguments = training_arguments(tmp_path, tmp_path / "run")
+    message = r"In the sources of the train part 2 of .* tokens are <unk>, in 1 sentences, such as '▅'\. The tokenizer"
+    refused(message, *arguments, "--source_normalization_rule_name", "identity")
+    begin(*arguments)
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "quotation"])
+def test_a_pretrained_model_needs_its_tokenizer_and_its_own_codes(wrong, trained, corpus, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained.output_dir / "full", model)
+    words = f"--model_name_or_path {model} --output_dir {tmp_path / 'run'} {TRAINING} --ratios 0.25".split()
+    words += prefixes(corpus)
+    if wrong == "nothing":
+        for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
+            (model / name).unlink()
+        refused("the tokenizer of .*model cannot be loaded .*If its files are missing or damaged, save it", *words)
+    else:
+        message = "source_prefix='>>fr<< ' begins with >>fr<<, which is no code of this tokenizer; it has none"
+        refused(message, *words, "--source_prefix", ">>fr<< ")
+
+
 def test_what_is_wrong_with_a_card_is_found_before_the_corpus_is_read(tmp_path):
     refused("license is missing", "--output_dir", tmp_path / "run", "--push_to_hub", "--train_prefix", "nowhere")
     assert not (tmp_path / "run").exists()
@@ -117,7 +144,7 @@ def test_a_long_test_sentence_is_found(bart, corpus, tmp_path):
             file.write(" ".join([word] * 50) + "\n")
     arguments = f"--output_dir {tmp_path / 'run'} --model_name_or_path {bart} {TRAINING}".split()
     files = [f"--train_prefix={corpus / 'train'}", f"--test_prefix={tmp_path / 'test'}"]
-    refused(r"the test part: Sentence pair 13 .*=40\. .*--long_sentences", *arguments, *files)
+    refused(r"Sentence pair 13 of the test part: .*=40\. .*--long_sentences", *arguments, *files)
 
 
 # ---- From an adapter ----
