@@ -18,7 +18,7 @@ PYTEST := HF_ATS_TRANSFORMERS_4="$$(cd $(VENV_TRANSFORMERS_4) && pwd)/bin/python
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-lowest test-install lint format hooks venv-transformers-4 build clean distclean
+.PHONY: help install demo test test-slow test-reliability test-lowest test-install lint format hooks venv-transformers-4 build clean distclean
 
 help: ## print this list
 	@echo "Targets (make TARGET):"
@@ -38,6 +38,10 @@ test: $(VENV)/.test $(VENV_TRANSFORMERS_4)/.installed ## run the tests, without 
 
 test-slow: $(VENV)/.test $(VENV_TRANSFORMERS_4)/.installed ## run the slow tests
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-reliability: $(VENV)/.package ## kill 1,000 runs and give 2,400 bad inputs, what of it is not recorded yet: an hour or two
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.reliability.kills
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.reliability.inputs
 
 test-lowest: $(VENV_LOWEST)/.installed $(VENV_TRANSFORMERS_4)/.installed ## run what shows that the lower bounds of setup.py hold, with them installed (LOWEST_ARGS), on Python 3.11 or 3.12
 	$(subst $(VENV)/bin,$(VENV_LOWEST)/bin,$(PYTEST)) -m "not slow and not install" -k "$(LOWEST_KEYWORDS)" $(LOWEST_TESTS) $(PYTEST_ARGS)

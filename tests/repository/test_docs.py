@@ -14,7 +14,11 @@ from hf_ats.scripts import compare_runs
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-OF_IMAGES = "python -m examples.image_classification.compare"
+RENDERERS = (
+    "hf-ats compare",
+    "python -m examples.image_classification.compare",
+    "python -m benchmarks.reliability.table",
+)
 
 
 def shell_commands(page: Path) -> list[str]:
@@ -28,7 +32,7 @@ COMPARISONS = [
     (page, command)
     for page in PAGES
     for command in shell_commands(page)
-    if command.startswith(("hf-ats compare", OF_IMAGES)) and "--update" in command
+    if command.startswith(RENDERERS) and "--update" in command
 ]
 
 
@@ -39,8 +43,8 @@ def test_a_table_is_what_the_command_beside_it_renders(page, command, tmp_path, 
     copy = shutil.copy(updated, tmp_path)
     words[words.index("--update") + 1] = str(copy)
     monkeypatch.chdir(REPOSITORY)
-    if command.startswith(OF_IMAGES):
-        monkeypatch.setattr(sys, "argv", ["compare", *words[3:]])
+    if command.startswith("python -m"):
+        monkeypatch.setattr(sys, "argv", words[2:])
         runpy.run_module(words[2], run_name="__main__")
     else:
         monkeypatch.setattr(sys, "argv", ["hf-ats compare", *words[2:]])

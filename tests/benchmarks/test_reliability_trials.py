@@ -1,0 +1,90 @@
+"""The outcomes of bad input are told apart, every flag is tried, and the tables count what was recorded."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks.reliability import inputs, table
+from benchmarks.reliability.bad_flags import bad_values, flags_of
+from benchmarks.reliability.cases import BASES, Case
+from benchmarks.reliability.inputs import OUTCOMES, Trials, failure
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return inputs.set_up(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def trials(material, tmp_path):
+    return Trials(material, tmp_path)
+
+
+def test_every_command_succeeds_with_its_base(trials):
+    for command, words in BASES.items():
+        if command != "train":  # which other tests run
+            line = trials.run(Case("a base", "as it is", command, tuple(words.split()), right="accept"))
+            assert line["outcome"] == "right result", line
+
+
+WORDS = tuple(BASES["translate"].split())
+
+
+def test_outcomes_are_told_apart(trials):
+    def outcome(words=WORDS, command="translate", prepare=None, right="refuse", damaged=None) -> str:
+        return trials.run(Case("a", "b", command, words, prepare, right, damaged))["outcome"]
+
+    def other_text(directory):
+        (directory / "text.de").write_text("hund\n" * 8)
+
+    assert outcome() == "wrong without a word" and outcome(right="either") == "right result"
+    assert outcome((*WORDS, "--num_beams", "x")) == "refused"
+    assert outcome((*WORDS, "--num_beams", "x"), right="accept") == "right, but refused"
+    assert outcome(right="same") == "right result"
+    assert outcome(prepare=other_text, right="same", damaged="text.de") == "wrong without a word"
+
+
+@pytest.mark.parametrize(
+    ("right", "status", "steps", "err", "outcome"),
+    [
+        ("refuse", 1, 0, "a warning\nhf-ats train: a sentence\n", "refused"),
+        ("refuse", 1, 3, "hf-ats train: a sentence\n", "sentence after training"),
+        ("refuse", 1, 3, "hf-ats train: the loss of step 3 is nan\n", "refused"),
+        ("refuse", 1, 0, "Traceback (most recent call last):\n ...\nKeyError: 1\n", "traceback"),
+        ("refuse", 1, 1, "Traceback (most recent call last):\n ...\nKeyError: 1\n", "traceback after training"),
+        ("refuse", 0, 0, "Traceback (most recent call last):\n ...\nKeyError: 1\n", "traceback"),
+        ("refuse", -11, 0, "", "traceback"),
+        ("refuse", 1, 0, "", "right, but refused"),
+        ("accept", 2, 0, "hf-ats train: a sentence\n", "right, but refused"),
+        ("refuse", None, 7, "training\n", "no end"),
+    ],
+)
+def test_a_command_that_fails_fails_in_a_way(right, status, steps, err, outcome):
+    assert failure(Case("a", "b", "train", (), right=right), status, steps, err)[0] == outcome
+
+
+def test_each_flag_of_each_command_is_tried():
+    tried = {(case.command, case.words[-1].partition("=")[0]) for case in bad_values()}
+    for command in BASES:
+        flags = {
+            action.option_strings[0] for action in flags_of(command) if action.option_strings and action.nargs != 0
+        }
+        assert {flag for name, flag in tried if name == command} == flags
+
+
+def test_tables_count_what_was_recorded(tmp_path, monkeypatch, capsys):
+    kill = {"phase": "saving", "signal": "SIGKILL", "then": "resumed", "equal": True}
+    lines = [kill, kill | {"equal": False}, kill | {"phase": "start", "signal": "SIGINT", "then": "the same command"}]
+    (tmp_path / "kills.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = [row.split("|")[1:-1] for row in table.render_kills(lines).splitlines()[2:]]
+    counted = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert counted["saving"] == ["2", "0", "0", "2", "1 of 2"] and counted["all"] == ["2", "0", "1", "2", "2 of 3"]
+    (tmp_path / "page.md").write_text("<!-- begin kills -->\n<!-- end kills -->\n")
+    words = ["table", "kills", "--record", str(tmp_path / "kills.jsonl"), "--update", str(tmp_path / "page.md")]
+    monkeypatch.setattr(sys, "argv", words)
+    table.main()
+    table.main()
+    assert capsys.readouterr().err.endswith("is up to date\n") and "1 of 2" in (tmp_path / "page.md").read_text()
+    shown = table.render_inputs([{"kind": "a text", "outcome": outcome} for outcome in OUTCOMES])
+    assert [cell.strip() for cell in shown.splitlines()[-1].split("|")[2:-1]] == ["8", *["1"] * 8]
