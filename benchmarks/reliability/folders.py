@@ -10,7 +10,8 @@ import torch
 
 # Keys of JSON files: times, what they are divided by, names drawn at random, and whether a run was resumed.
 _OF_THE_CLOCK = re.compile(
-    r"(\w+_)?(runtime|seconds|per_second)|created|run|run_id|resumed_from|train_loss|decoding_speed|command|data_seed"
+    r"(\w+_)?(runtime|seconds|per_second)|created|run|run_id|resumed_from|resume_from_checkpoint|train_loss|"
+    r"decoding_speed|command"
 )
 # Files that hold such things: their digests in another file are not compared, and these are.
 _WITH_A_CLOCK = {"trainer_state.json", "training_args.bin", "results.json", "checkpoint.json", "report.html"}
@@ -18,7 +19,8 @@ _WITH_A_CLOCK |= {"optimizer.pt", "scheduler.pt"}  # of which equal values are p
 _NOT_COMPARED = {"training_args.bin"}  # a pickle of the flags, whether to resume among them
 # Of a page: moments, lengths of time, the command, and where a resumed run went on from.
 _ON_A_PAGE = re.compile(
-    rb"\d{4}-\d\d-\d\dT[\d:.+]+|\d+ (h|min|s)\b|<pre[^>]*aria-label=.Command.*?</pre>|[^\n]*Went on from[^\n]*\n",
+    rb"\d{4}-\d\d-\d\dT[\d:.+]+|\d+ (h|min|s)\b|<pre[^>]*aria-label=.Command.*?</pre>|"
+    rb"[^\n]*(Went on from|resume_from_checkpoint)[^\n]*\n",
     re.DOTALL,
 )
 
@@ -68,7 +70,7 @@ def _without_clock(value):
     return {
         key: _without_clock(one)
         for key, one in value.items()
-        if not _OF_THE_CLOCK.fullmatch(key) and key not in _WITH_A_CLOCK
+        if not _OF_THE_CLOCK.fullmatch(key) and key not in _WITH_A_CLOCK and (key, type(one)) != ("sha256", str)
     }
 
 

@@ -11,6 +11,7 @@ Each kill is a line of --lines. This benchmark can be killed too: the same comma
 import argparse
 import mmap
 import random
+import re
 import shutil
 import signal
 import sys
@@ -30,6 +31,9 @@ STEPS = "--max_steps 12 --save_strategy steps --save_steps 4 --logging_steps 2"
 WATCHED = f"{STEPS} --eval_strategy steps --eval_steps 6 --predict_with_generate"
 LADDER = "--method width --ratios 0.25 0.5 --schedule random --dropout 0.1 --learning_rate 0.02"
 EXPORT = "export --checkpoint run/checkpoint-12 --output_dir again --kinds full core core-dense adapter"
+
+# A run that is asked to end saves a checkpoint of its own, which may take the place of another under a limit.
+_ON_REQUEST = re.compile(r"run/checkpoint-(?!12/)\d+/.* is (missing|too many)")
 
 CONFIGURATIONS: dict[str, list[str]] = {
     "rank": [f"train {SIZES} --ratios 0.25 {WATCHED}"],
@@ -124,6 +128,8 @@ def killed_run(trial: Trial, draw: random.Random, directory: Path, most: int = 6
                 break
             command += 1
     found = [failed] if failed else differences(trial.expected, directory)
+    if any(kill["signal"] != "SIGKILL" for kill in kills):
+        found = [one for one in found if not _ON_REQUEST.match(one)]
     return [kill | {"equal": not found and not kill["torn"], "differs": found} for kill in kills]
 
 
