@@ -12,11 +12,13 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+import tqdm
 from hf_ats_command import COMMANDS
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
@@ -135,6 +137,8 @@ class Fork:
             os.dup2(os.open(path, flags, 0o644), number)
         for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", buffering=1))
+        # Which processes share: one that is killed while it holds the lock would stop all others.
+        tqdm.tqdm.set_lock(threading.RLock())
         os.chdir(directory)
         scratch = directory.parent / f"{directory.name}.tmp"  # what dies in it goes with the benchmark's folder
         scratch.mkdir(exist_ok=True)
