@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -111,9 +112,16 @@ class Fork:
             self._status = os.waitstatus_to_exitcode(status)
         return self._status
 
-    def wait_cpu(self, seconds: float) -> int | None:
-        """Return the status, or None when processors have worked so long for it, whatever else the machine does."""
+    def wait_cpu(self, seconds: float, patience: float = 600) -> int | None:
+        """Return the status, or None when processors have worked so long for it, whatever else the machine does.
+
+        Raises:
+            TimeoutError: after `patience` seconds of the clock neither has come.
+        """
+        end = time.monotonic() + patience
         while self.wait(0.004) is None and self.cpu_seconds < seconds:
+            if time.monotonic() > end:
+                raise TimeoutError(f"process {self.pid} has stopped working; what it said is in {self.err}.")
             with open(f"/proc/{self.pid}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()
             self.cpu_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

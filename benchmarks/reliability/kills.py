@@ -9,6 +9,7 @@ Each kill is a line of --lines. This benchmark can be killed too: the same comma
 """
 
 import argparse
+import math
 import mmap
 import random
 import re
@@ -109,7 +110,7 @@ def killed_run(trial: Trial, draw: random.Random, directory: Path, most: int = 6
             if kills:
                 kills[-1].setdefault("then", "resumed" if resumed else "the same command")
             child = Fork(name, arguments, directory, at_start=watch(phase, name))
-            status = child.wait_cpu(moment) if len(kills) < most else child.wait()
+            status = child.wait_cpu(moment if len(kills) < most else math.inf)
             if status is None:
                 status = child.wait(draw.uniform(0, 0.02))  # a moment in which it may wait for the disk
             moment -= child.cpu_seconds
