@@ -40,8 +40,9 @@ def render_inputs(lines: list[dict]) -> str:
     """Return a table in Markdown: a row for each kind of bad input, with what became of it."""
     bad = [outcome for outcome in OUTCOMES if outcome not in GOOD]
     rows = []
-    for kind in (*sorted({line["kind"] for line in lines}), "all"):
-        found = Counter(line["outcome"] for line in lines if kind in ("all", line["kind"]))
+    kinds = [line["case"].partition(":")[0] for line in lines]
+    for kind in (*sorted(set(kinds)), "all"):
+        found = Counter(line["outcome"] for line, of in zip(lines, kinds, strict=True) if kind in ("all", of))
         counts = [found[outcome] for outcome in (*GOOD, *bad)]
         rows.append([kind, f"{found.total():,}", *(f"{count:,}" for count in counts)])
     return align(["what is bad", "tried", *GOOD, *bad], rows, "markdown")

@@ -86,5 +86,5 @@ def test_tables_count_what_was_recorded(tmp_path, monkeypatch, capsys):
     table.main()
     table.main()
     assert capsys.readouterr().err.endswith("is up to date\n") and "1 of 2" in (tmp_path / "page.md").read_text()
-    shown = table.render_inputs([{"kind": "a text", "outcome": outcome} for outcome in OUTCOMES])
+    shown = table.render_inputs([{"case": "a text: x", "outcome": outcome} for outcome in OUTCOMES])
     assert [cell.strip() for cell in shown.splitlines()[-1].split("|")[2:-1]] == ["8", *["1"] * 8]
