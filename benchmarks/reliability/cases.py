@@ -9,8 +9,11 @@ from .material import SIZES, TRAINING
 STEPS = "--max_steps 2 --save_strategy steps --save_steps 1 --eval_strategy steps --eval_steps 1 --logging_steps 1"
 PREFIXES = " ".join(f"--{part}_prefix corpus/{part}" for part in ("train", "validation", "test"))
 RATIOS = "--ratios 0.25"
-LIKE_RUN = f"{SIZES} {RATIOS} {TRAINING} {STEPS} --max_steps 4 --save_steps 2 --eval_steps 2 --predict_with_generate"
-"""How the run of the material was trained, beside its corpus."""
+LIKE_RUN = (
+    f"{SIZES} {RATIOS} {TRAINING} {STEPS} --max_steps 4 --save_steps 2 --eval_steps 2 --predict_with_generate "
+    "--lr_scheduler_type constant"
+)
+"""How the run of the material was trained, beside its corpus; its steps are the same when more follow them."""
 
 BASES = {
     "train": f"--output_dir new {SIZES} {RATIOS} {TRAINING} {STEPS} --predict_with_generate {PREFIXES}",

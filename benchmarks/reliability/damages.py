@@ -59,12 +59,12 @@ _FOLDERS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [("train", f"--adapter_name_or_path adapter {' '.join(base_words('train', f'{_FROM} --ratios'))}")],
     ),
 }
-# Nobody wrote down what these folders held, and another's file, or a bit in a weight, is as good as any.
+# Nobody wrote down what these folders held.
 _UNSIGNED = ("base", "adapter")
 # The whole input of a command, for which another one's is only other input.
 _OWN_INPUT = {("run/results.json", "report"), ("run/trainer_state.json", "report")}
 # What a page is made without, and a repository is pushed without.
-_OPTIONAL = ("run/trainer_state.json", "run/training.png", "run/report.html", "base/generation_config.json")
+_OPTIONAL = ("run/trainer_state.json", "run/training.png", "run/report.html")
 
 
 def damaged_files(material: Path) -> Iterator[Case]:
@@ -81,7 +81,7 @@ def damaged_files(material: Path) -> Iterator[Case]:
                 if damage == "another run's" and _same(material / name, material / other / path.name):
                     continue
                 for command, words in readers:
-                    free = folder in _UNSIGNED and damage in ("flipped", "another run's")
+                    free = folder in _UNSIGNED
                     free |= damage == "another run's" and (name, command) in _OWN_INPUT
                     free |= damage == "removed" and name in _OPTIONAL
                     free |= (damage, name, command) == ("removed", "run/results.json", "choose")  # takes the largest
