@@ -130,7 +130,10 @@ class Trials:
             self._expected[key] = (expected, printed)
         expected, printed = self._expected[key]
         found = differences(expected, directory)
-        found = [one for one in found if not one.startswith((f"{case.damaged} ", f"{case.damaged}/"))]
+        own = [f"{case.damaged} ", f"{case.damaged}/"]
+        if case.damaged.startswith("run/checkpoint-4/"):  # which is made anew by a run that goes on from another
+            own.append("run/checkpoint-4/")
+        found = [one for one in found if not one.startswith(tuple(own))]
         if case.command != "train" and printed != out:
             found.append("it printed something else")
         return found
