@@ -62,7 +62,7 @@ def test_every_route_translates_alike_where_the_model_prescribes_nothing(bart, l
 
 def loaded(directory, dropout=None, processes=1):
     arguments = ModelArguments(model_name_or_path=str(directory), dropout=dropout)
-    return from_pretrained(arguments, SimpleNamespace(world_size=processes))[1]
+    return from_pretrained(arguments, SimpleNamespace(world_size=processes, resume_from_checkpoint=None))[1]
 
 
 def test_a_pretrained_models_dropout_and_layerdrop_go_by_their_own_names(bart, tmp_path, caplog):

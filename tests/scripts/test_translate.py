@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from sacrebleu.metrics import BLEU
 from transformers import AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 
 from hf_ats import PartitionConfig, export_adapter, export_full, partition_
 from hf_ats.checkpoint import load_network
 from hf_ats.data import read_lines
-from hf_ats.evaluation import metrics, translate
+from hf_ats.evaluation import translate
 from hf_ats.results import read_results
 from hf_ats.run import command
 from tests.support.scripts import run, run_command, run_here
@@ -86,7 +87,7 @@ def test_one_line_in_is_one_line_out(bart, tmp_path, monkeypatch):
     assert written.decode() == "dog cat\nhouse tree\n mice\na\u2028b\u0085c\n" and written.count(b"\n") == 4
     assert read_lines(tmp_path / "out.txt") == ["dog cat", "house tree", " mice", "a\u2028b\u0085c"]
     scored = []
-    monkeypatch.setattr(metrics.BLEU, "corpus_score", lambda self, texts, references: scored.append(texts) or 1 / 0)
+    monkeypatch.setattr(BLEU, "corpus_score", lambda self, texts, references: scored.append(texts) or 1 / 0)
     (tmp_path / "test.de").write_text("eins\n" * 4, encoding="utf-8")
     (tmp_path / "test.en").write_text("one\n" * 4, encoding="utf-8")
     with pytest.raises(ZeroDivisionError):
