@@ -29,7 +29,7 @@ from hf_ats.deployment import (
     parse_limit,
     render_levels,
 )
-from hf_ats.run import manual_parser, user_errors
+from hf_ats.run import count, device, manual_parser, user_errors
 
 
 @user_errors()
@@ -43,18 +43,20 @@ def main() -> None:
     parser.add_argument(
         "--sentences", type=Path, help="source text, one a line (default: generated German dates, times and prices)"
     )
-    parser.add_argument("--batch_size", type=int, default=1, help="sentences translated at once (default: 1)")
-    parser.add_argument("--num_beams", type=int, help="default: the network's generation config, or 4")
-    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
-    parser.add_argument("--rounds", type=int, default=20, help="how often each is timed (default: 20)")
-    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own choice)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--batch_size", type=count, default=1, help="sentences translated at once (default: 1)")
+    parser.add_argument("--num_beams", type=count, help="default: the network's generation config, or 4")
+    parser.add_argument("--max_length", type=count, help="most tokens of a translation, likewise, or 256")
+    parser.add_argument("--rounds", type=count, default=20, help="how often each is timed (default: 20)")
+    parser.add_argument("--threads", type=count, help="of PyTorch on the CPU (default: its own choice)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--output_dir", type=Path, help="copy the chosen export to this directory")
     arguments = parser.parse_args()
     disable_progress_bar()  # of loading and exporting; the latency has its own
     given = {name: getattr(arguments, name) for name in ("max_parameters", "max_bytes")}
     limits = {name: parse_limit(name, text) for name, text in given.items() if text is not None}
     if arguments.max_latency_ms is not None:
+        if not arguments.max_latency_ms > 0:
+            parser.error(f"--max_latency_ms {arguments.max_latency_ms:g} is not a time; write milliseconds above 0.")
         limits["max_latency_ms"] = arguments.max_latency_ms
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -21,7 +21,7 @@ from transformers import pipeline
 
 from hf_ats.data import default_corpus
 from hf_ats.evaluation import decoding_threads
-from hf_ats.run import manual_parser, user_errors
+from hf_ats.run import count, manual_parser, user_errors
 
 OUTPUT_DIR = Path("runs/demo")
 TRAINING_ARGUMENTS = """
@@ -68,7 +68,7 @@ def main() -> None:
     """Train, translate with core and full, print the table."""
     parser = manual_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=OUTPUT_DIR, help="where training writes")
-    parser.add_argument("--sentences", type=int, default=12, help="how many sentences of the test part to show")
+    parser.add_argument("--sentences", type=count, default=12, help="how many sentences of the test part to show")
     arguments = parser.parse_args()
 
     if arguments.output_dir == OUTPUT_DIR and OUTPUT_DIR.is_dir():
@@ -76,9 +76,9 @@ def main() -> None:
     train(arguments.output_dir)
 
     test = default_corpus()["test"]
-    count = min(arguments.sentences, len(test))
+    number = min(arguments.sentences, len(test))
     # Evenly spaced, so that each kind of expression appears whatever order the corpus has.
-    pairs = [test[i * len(test) // count]["translation"] for i in range(count)]
+    pairs = [test[i * len(test) // number]["translation"] for i in range(number)]
     german = [pair["de"] for pair in pairs]
     english = [pair["en"] for pair in pairs]
     levels = ["core", "full"]
@@ -89,7 +89,7 @@ def main() -> None:
     print_table(["German", "reference", *levels], [list(row) for row in zip(*columns, strict=True)])
     for level in levels:
         exact = sum(ours == reference for ours, reference in zip(translations[level], english, strict=True))
-        print(f"{level}: {exact} of {count} equal the reference, word for word")
+        print(f"{level}: {exact} of {number} equal the reference, word for word")
     print(f"Scores, sizes and speed of both over the whole test part: {arguments.output_dir / 'results.json'}")
 
 

@@ -17,7 +17,7 @@ from hf_ats.checkpoint import load_tokenizer, stored_levels
 from hf_ats.data import load_corpus
 from hf_ats.evaluation import bleu_tokenizer, score_translations
 from hf_ats.results import write_json
-from hf_ats.run import translate_as_told, translation_parser, user_errors
+from hf_ats.run import check_output, translate_as_told, translation_parser, user_errors
 
 
 @user_errors()
@@ -39,6 +39,9 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of the loading; translating has its own
 
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        check_output("--output", arguments.output)
     corpus = load_corpus(
         dataset_name=arguments.dataset_name,
         dataset_config_name=arguments.dataset_config_name,

@@ -22,7 +22,7 @@ from typing import TextIO
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.data import read_lines
-from hf_ats.run import one_line, translate_as_told, translation_parser, user_errors
+from hf_ats.run import check_output, one_line, translate_as_told, translation_parser, user_errors
 
 # Batches that are put in order of length together, and are written together.
 BATCHES_AT_ONCE = 10
@@ -38,8 +38,9 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of the loading; translating has its own
 
-    check_output(arguments.output)
-    at_once = max(1, BATCHES_AT_ONCE * arguments.batch_size)
+    if arguments.output != "-":
+        check_output("--output", arguments.output)
+    at_once = BATCHES_AT_ONCE * arguments.batch_size
     translations = translate_as_told(arguments, arguments.level, read_sentences(arguments.input), at_once)
     try:
         with open_output(arguments.output) as file:
@@ -51,19 +52,6 @@ def main() -> None:
         sys.exit(130)
 
 
-def check_output(output: str) -> None:
-    """Raise OSError, before any work, if the output cannot be written."""
-    path = Path(output)
-    needed = path if is_stream(output) else path.resolve().parent
-    if output != "-" and (path.is_dir() or not os.access(needed, os.W_OK)):
-        raise OSError(f"--output {output} cannot be written; give a file in a folder that exists and is yours.")
-
-
-def is_stream(output: str) -> bool:
-    """Whether an output is written to as it is: standard output, a device, a pipe."""
-    return output == "-" or (Path(output).exists() and not Path(output).is_file())
-
-
 @contextmanager
 def open_output(output: str) -> Iterator[TextIO]:
     """Open what is written to; a file is called OUTPUT.partial until the block succeeds, and gets its name then."""
@@ -72,7 +60,7 @@ def open_output(output: str) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    if is_stream(output):
+    if Path(output).exists() and not Path(output).is_file():  # a device or a pipe
         with open(output, "w", encoding="utf-8", newline="\n") as file:
             yield file
         return

@@ -1,7 +1,17 @@
 """A whole run of the command line: its flags and recipes, the steps before training, and the report after it."""
 
 from .architectures import ARCHITECTURES, build_model, keep_pad_row_zero_
-from .command import early_ends, manual_parser, one_line, translate_as_told, translation_parser, user_errors
+from .command import (
+    check_output,
+    count,
+    device,
+    early_ends,
+    manual_parser,
+    one_line,
+    translate_as_told,
+    translation_parser,
+    user_errors,
+)
 from .finish import rehearse, rehearse_report, report_trained, show_report
 from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments, parse_flags
 from .languages import set_languages_, set_source_prefix_, source_prefix
@@ -31,8 +41,11 @@ __all__ = [
     "build_model",
     "build_networks",
     "card_facts",
+    "check_output",
     "check_run",
     "complete_generation_config_",
+    "count",
+    "device",
     "early_ends",
     "keep_freed_memory",
     "keep_pad_row_zero_",

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import signal
 import sys
@@ -9,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from ..checkpoint import load_network, load_tokenizer
 from ..data import check_code_of_prefix, foreign_codes, shows_nothing
 from ..evaluation import encode_sentences, translate_encoded
+from ..remote_code import longest_input
 from .languages import set_languages_, source_prefix
 from .networks import check_tokenizer
 
@@ -61,6 +65,41 @@ def manual_parser(manual: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def count(word: str) -> int:
+    """Return the number that a word of the command line says; argparse's error if it is not 1 or more."""
+    if not word.strip().isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a count; write 1 or more")
+    return int(word)
+
+
+def device(word: str) -> str:
+    """Return the name of a device of this machine; argparse's error if PyTorch cannot use it."""
+    try:
+        torch.empty(0, device=word)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{word!r} cannot be used here ({reason}); write cpu") from error
+    return word
+
+
+def check_output(flag: str, output: str | os.PathLike) -> None:
+    """Raise OSError, before any work, if a file cannot be written."""
+    path = Path(output)
+    stream = path.exists() and not path.is_file()
+    if path.is_dir() or not os.access(path if stream else path.resolve().parent, os.W_OK):
+        raise OSError(f"{flag} {output} cannot be written; give a file in a folder that exists and is yours.")
+
+
+def check_max_length(flag: str, max_length: int | None, model: PreTrainedModel) -> None:
+    """Raise ValueError if translations may be longer than the positions that a model has."""
+    # The first of max_length is the start token, which takes the place of the last token.
+    positions = longest_input(model.config)
+    if (max_length or 0) > 1 + positions:
+        raise ValueError(
+            f"{flag} {max_length} is more than the {positions} positions of the model; give less, or leave it out."
+        )
+
+
 def translation_parser(manual: str) -> argparse.ArgumentParser:
     """Return a parser with the flags of every command that translates: which model, and how it decodes."""
     parser = manual_parser(manual)
@@ -69,11 +108,11 @@ def translation_parser(manual: str) -> argparse.ArgumentParser:
     parser.add_argument("--source_prefix", help="text before every source, which T5 needs (default: the model's own)")
     parser.add_argument("--tokenizer_source_lang", help="code of the source language in a multilingual tokenizer")
     parser.add_argument("--tokenizer_target_lang", help="of the target (default of both: what it was trained for)")
-    parser.add_argument("--batch_size", type=int, default=32, help="sentences decoded at once (default: 32)")
-    parser.add_argument("--num_beams", type=int, help="default: the model's generation config, or 4")
-    parser.add_argument("--max_length", type=int, help="most tokens of a translation, likewise, or 256")
+    parser.add_argument("--batch_size", type=count, default=32, help="sentences decoded at once (default: 32)")
+    parser.add_argument("--num_beams", type=count, help="default: the model's generation config, or 4")
+    parser.add_argument("--max_length", type=count, help="most tokens of a translation, likewise, or 256")
     parser.add_argument("--truncate", action="store_true", help="cut sentences that are longer than the model reads")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps (default: cpu)")
     return parser
 
 
@@ -101,6 +140,7 @@ def translate_as_told(
     """
     hub = {"revision": arguments.revision} if arguments.revision else {}
     model = load_network(arguments.model, level, **hub).to(arguments.device)
+    check_max_length("--max_length", arguments.max_length, model)
     tokenizer = load_tokenizer(arguments.model, **hub)
     languages = (arguments.tokenizer_source_lang, arguments.tokenizer_target_lang)
     if any(languages) or model.generation_config.forced_bos_token_id is None:

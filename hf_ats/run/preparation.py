@@ -11,6 +11,7 @@ from ..partition import num_levels
 from ..remote_code import longest_input
 from ..results import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainingArguments, refuse_another_model, trained_levels
+from .command import check_max_length
 from .flags import CardArguments, DataArguments, ModelArguments
 
 
@@ -173,13 +174,7 @@ def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokeniz
             f"--metric_for_best_model {metric}, and validation computes {', '.join(computed)} of each level; write "
             f"one such as full_loss{'' if args.predict_with_generate else ', or add --predict_with_generate'}."
         )
-    # The first of max_length is the start token, which takes the place of the last token.
-    positions = longest_input(model.config)
-    if (args.generation_max_length or 0) > 1 + positions:
-        raise ValueError(
-            f"--generation_max_length {args.generation_max_length} is more than the {positions} positions of the "
-            "model; give less, or leave it out."
-        )
+    check_max_length("--generation_max_length", args.generation_max_length, model)
     if args.max_tokens is not None:
         lengths = sequence_lengths(tokenized["train"])
         TokenBudgetBatchSampler(lengths, args.max_tokens, args.world_size, counts=args.max_tokens_counts)

@@ -331,3 +331,18 @@ def test_the_command_measures_a_checkpoint_and_explains_what_does_not_fit(ladder
     assert printed.count("no, over 0.001 ms") == 4
     command("--run", ladder, "--max_bytes", "20M", status="max_bytes='20M' is not a whole number")
     command("--run", ladder, status="there is no budget")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--max_latency_ms nan", "--max_latency_ms nan is not a time; write milliseconds above 0"),
+        ("--max_latency_ms 0", "--max_latency_ms 0 is not a time"),
+        ("--rounds 0", "argument --rounds: 0 is not a count; write 1 or more"),
+        ("--threads -1", "argument --threads: -1 is not a count"),
+    ],
+)
+def test_limits_and_counts_without_a_meaning_are_refused(words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_here("choose_level.py", "--run", "none", *words.split(), monkeypatch=monkeypatch)
+    assert message in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hf_ats.data import read_lines
 from hf_ats.evaluation import translate
 from hf_ats.results import read_results
 from hf_ats.run import command
+from tests.scripts.conftest import POSITIONS
 from tests.support.scripts import run, run_command, run_here
 
 
@@ -146,6 +148,31 @@ def test_scores_are_by_the_target_language_or_as_they_are_told(bart, tmp_path, m
         capsys.readouterr()
         run_here("evaluate_translation.py", *options, *more, monkeypatch=monkeypatch)
         assert f"tok:{name}|" in json.loads(capsys.readouterr().out)["full"]["bleu_signature"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--num_beams 0", "argument --num_beams: 0 is not a count; write 1 or more"),
+        ("--max_length -1", "argument --max_length: -1 is not a count"),
+        ("--batch_size 0", "argument --batch_size: 0 is not a count"),
+        ("--device gpu", "argument --device: 'gpu' cannot be used here .*; write cpu"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translate.py", "evaluate_translation.py"])
+def test_flags_without_a_meaning_end_with_a_sentence(script, words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_here(script, "--model", "none", *words.split(), monkeypatch=monkeypatch)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_cannot_be_translated_or_written_is_found_before(bart, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "translate_encoded", lambda *_, **__: pytest.fail("it began to translate"))
+    options = ["--model", bart, "--test_prefix", corpus / "test"]
+    with pytest.raises(SystemExit, match=f"--max_length 99 is more than the {POSITIONS} positions"):
+        run_here("evaluate_translation.py", *options, "--max_length", 99, monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=f"--output {tmp_path} cannot be written"):
+        run_here("evaluate_translation.py", *options, "--output", tmp_path, monkeypatch=monkeypatch)
 
 
 def test_a_level_that_is_not_there_ends_with_a_sentence(trained, corpus, monkeypatch):
