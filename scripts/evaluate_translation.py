@@ -17,9 +17,10 @@ from hf_ats.checkpoint import load_tokenizer, stored_levels
 from hf_ats.data import load_corpus
 from hf_ats.evaluation import bleu_tokenizer, score_translations
 from hf_ats.results import write_json
-from hf_ats.run import check_output, translate_as_told, translation_parser, user_errors
+from hf_ats.run import check_output, early_ends, translate_as_told, translation_parser, user_errors
 
 
+@early_ends()
 @user_errors()
 def main() -> None:
     """Load the test set, then translate and score it level by level."""

@@ -22,12 +22,13 @@ from typing import TextIO
 from transformers.utils.logging import disable_progress_bar
 
 from hf_ats.data import read_lines
-from hf_ats.run import check_output, one_line, translate_as_told, translation_parser, user_errors
+from hf_ats.run import check_output, early_ends, one_line, translate_as_told, translation_parser, user_errors
 
 # Batches that are put in order of length together, and are written together.
 BATCHES_AT_ONCE = 10
 
 
+@early_ends()
 @user_errors()
 def main() -> None:
     """Read, translate in batches, write."""
@@ -42,14 +43,11 @@ def main() -> None:
         check_output("--output", arguments.output)
     at_once = BATCHES_AT_ONCE * arguments.batch_size
     translations = translate_as_told(arguments, arguments.level, read_sentences(arguments.input), at_once)
-    try:
-        with open_output(arguments.output) as file:
-            for number, translation in enumerate(translations, 1):
-                file.write(f"{one_line(translation)}\n")
-                if number % at_once == 0:
-                    file.flush()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with open_output(arguments.output) as file:
+        for number, translation in enumerate(translations, 1):
+            file.write(f"{one_line(translation)}\n")
+            if number % at_once == 0:
+                file.flush()
 
 
 @contextmanager
