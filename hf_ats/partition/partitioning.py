@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from ..remote_code import allow_narrow_keys_, check_attention
+from ..remote_code import allow_narrow_keys_, check_attention, refuse_nan
 from .config import ADAPTER, PartitionConfig
 from .levels import find_partition, is_partitioned, unwrapped
 from .presets import find_targets, longest_match
@@ -33,8 +33,8 @@ def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
         The same object.
 
     Raises:
-        ValueError: the model is partitioned already, nothing matches, a match cannot be split, or two levels of a
-            layer are equal. The model is then as it was.
+        ValueError: the model is partitioned already, nothing matches, a match cannot be split, two levels of a layer
+            are equal, or a weight is NaN. The model is then as it was.
 
     Example:
 
@@ -81,6 +81,8 @@ def _replace_layers(
             "model, or go on with this one."
         )
     targets = find_targets(model, config)
+    if fill:
+        refuse_nan(model, f"this {type(model).__name__}")
     if config.method == "rank":
         makers, attentions = _plan_rank(config, targets, factors), []
     else:

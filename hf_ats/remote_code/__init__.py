@@ -5,6 +5,7 @@ The files are copied by name into checkpoints, so they import nothing but each o
 
 from . import modeling_ats
 from .attention_ats import allow_narrow_keys_, check_attention
+from .modeling_ats import refuse_nan
 from .pipeline_ats import (
     ATSTranslationPipeline,
     MarianTokenizer,
@@ -26,6 +27,7 @@ __all__ = [
     "longest_input",
     "modeling_ats",
     "read_quotations_",
+    "refuse_nan",
     "target_codes",
     "with_generation_defaults",
 ]

@@ -3,6 +3,7 @@
 This file travels with every core checkpoint and needs torch and transformers alone.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.modeling_utils import is_fsdp_enabled, is_local_dist_rank_0
 
 from .attention_ats import allow_narrow_keys_
 
@@ -84,6 +86,22 @@ class FilledHeadsLinear(nn.Linear):
         return F.pad(super().forward(x).unflatten(-1, (self.heads, -1)), (0, self.missing)).flatten(-2)
 
 
+def refuse_nan(model: nn.Module, what: str) -> None:
+    """Raise ValueError if a tensor holds something that is not a number; it names the first.
+
+    Args:
+        model: any module; tensors without data (of the meta device) or of fewer than 16 bits are passed over.
+        what: what it is, for the message.
+    """
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        held = tensor.is_floating_point() and tensor.element_size() > 1 and tensor.device.type != "meta"
+        if held and tensor.isnan().any():
+            raise ValueError(
+                f"{what} holds NaN in {name}: the training that it comes from diverged, or a file is damaged. Take an "
+                "earlier checkpoint, or another copy."
+            )
+
+
 class CoreConfig:
     """What every core's config adds to the stock one.
 
@@ -121,6 +139,9 @@ class CoreConfig:
 class CoreModel:
     """A stock model with smaller layers where its config says so, which saves itself together with its code."""
 
+    # Stock models take a bias of the logits that is missing for zero.
+    _keys_to_ignore_on_load_missing = ()
+
     def __init__(self, config):
         super().__init__(config)
         for name, rank in (config.ats_ranks or {}).items():
@@ -155,6 +176,28 @@ class CoreModel:
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """Load as any Transformers model, except that weights which are missing are not made up.
+
+        Raises:
+            ValueError: a tensor of the core is missing or has another name, or one is not a number.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        where = f"the core in {pretrained_model_name_or_path}"
+        # A class made from this one may have layers of its own, which no core holds.
+        missing = sorted(info["missing_keys"]) if cls.__name__ == cls.config_class.core_class else []
+        if missing:
+            raise ValueError(
+                f"{where} is not complete: its weights have no {missing[0]}"
+                f"{f', nor {len(missing) - 1} more of its tensors' if missing[1:] else ''}; files are damaged or of "
+                "several models. Take another copy, or export it again."
+            )
+        # Other processes get their weights later, and what was to be of another size is not set here by all versions.
+        if not info["mismatched_keys"] and (not is_fsdp_enabled() or is_local_dist_rank_0()):
+            refuse_nan(model, where)
+        return (model, info) if output_loading_info else model
+
     def save_pretrained(self, save_directory, **kwargs):
         """Save as any Transformers model; the files of code come along, so that the directory is complete."""
         super().save_pretrained(save_directory, **kwargs)
@@ -171,6 +214,8 @@ class ATSMarianConfig(CoreConfig, MarianConfig):
 
 class ATSMarianMTModel(CoreModel, MarianMTModel):
     """The core of a `MarianMTModel`."""
+
+    _keys_to_ignore_on_load_missing = ("embed_positions.weight",)  # a table that is computed, and never saved
 
     config_class = ATSMarianConfig
 

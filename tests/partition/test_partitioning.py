@@ -195,6 +195,15 @@ def test_what_cannot_be_partitioned_is_refused_and_the_model_left_alone(fields, 
     assert [type(module) for module in model.modules()] == names and model.config is config
 
 
+@pytest.mark.parametrize("partition", ["rank", "width"])
+def test_weights_that_are_nan_are_refused_and_the_tensor_named(partition):
+    model = tiny_model("marian")
+    model.model.decoder.layers[0].fc2.bias.data[1] = torch.nan
+    with pytest.raises(ValueError, match=r"this MarianMTModel holds NaN in model.decoder.layers.0.fc2.bias: "):
+        partition_(model, partition_of("marian", partition))
+    assert find_partition(model) is None
+
+
 def test_of_ranks_the_longest_name_decides():
     ranks = {"fc1": 3, "decoder.layers.1.fc1": 6, "q_proj": 2, "model.encoder.layers.0.self_attn.q_proj": 5}
     model = tiny_model("marian")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
@@ -151,3 +152,44 @@ def test_beams_that_change_places_leave_the_keys_of_the_source_where_they_are(fa
     torch.testing.assert_close(found.sequences_scores, expected, atol=1e-4, rtol=0)
     shuffled = beam_scores(model, {name: tensor.roll(1, 0) for name, tensor in inputs.items()}, found.sequences)
     assert (shuffled - expected).abs().max() > 1e-3, "what is decoded depends on the source"
+
+
+@pytest.mark.law(number=9)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_a_core_that_lacks_a_tensor_or_holds_nan_is_refused(family, tmp_path):
+    core(family, feed_forward(family)).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    for name in list(tensors)[:: max(1, len(tensors) // 8)] + [one for one in tensors if "logits_bias" in one]:
+        for instead in ({}, {f"{name}.old": tensors[name]}):
+            others = {other: tensor for other, tensor in tensors.items() if other != name}
+            save_file(others | instead, weights, metadata={"format": "pt"})
+            with pytest.raises(ValueError, match=r"the core in .* is not complete: its weights have no "):
+                AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+        save_file(tensors | {name: tensors[name] * torch.nan}, weights, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"the core in .* holds NaN in {name}: "):
+            AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    for options in ({}, {"dtype": torch.bfloat16}, {"device_map": "cpu"}, {"low_cpu_mem_usage": True}):
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path, **options)
+
+
+def test_uses_of_a_core_that_transformers_allows_are_allowed(tmp_path):
+    class Extended(modeling_ats.ATSMarianMTModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.extra = nn.Linear(3, 3)
+            self.post_init()
+
+    model = core("marian", feed_forward("marian"))
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert Extended.from_pretrained(tmp_path).extra.weight.shape == (3, 3)
+    again, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    again.resize_token_embeddings(120)
+    again.half().save_pretrained(tmp_path / "larger")
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "larger", dtype="auto").config.vocab_size == 120
+    other_size = {"vocab_size": 100, "ignore_mismatched_sizes": True}
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path, **other_size).config.vocab_size == 100
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modeling_ats.ATSMarianMTModel.from_pretrained(None, config=model.config, state_dict=state)
