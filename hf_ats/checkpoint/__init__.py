@@ -4,13 +4,15 @@ Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
 from .exports import export_adapter, export_core, export_full, export_level
-from .files import weights_sha256, weights_size
+from .files import weights_size
 from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
 from .networks import check_core_class
 from .registration import register
-from .writing import ExportReport, check_replaceable, move_into_place
+from .report import REPORT_NAME, ExportReport
+from .writing import check_replaceable
 
 __all__ = [
+    "REPORT_NAME",
     "ExportReport",
     "check_core_class",
     "check_replaceable",
@@ -22,10 +24,8 @@ __all__ = [
     "load_partitioned",
     "load_processor",
     "load_tokenizer",
-    "move_into_place",
     "register",
     "stored_levels",
-    "weights_sha256",
     "weights_size",
 ]
 

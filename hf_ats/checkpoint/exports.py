@@ -19,7 +19,8 @@ from ..partition import (
 from .files import save_network, save_tokenizer
 from .loading import merge_adapter
 from .networks import core_network, dense_core_network, stock_network, transformers_model
-from .writing import ExportReport, check_replaceable, write_export
+from .report import ExportReport
+from .writing import check_replaceable, write_export
 
 
 def export_full(

@@ -1,6 +1,5 @@
 """The files of exports, in the words that both supported versions of transformers, 4.57 and 5, read alike."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -60,7 +59,8 @@ def _rewrite(path: Path, change) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-_WEIGHTS = (".safetensors", ".bin")
+WEIGHTS = (".safetensors", ".bin")
+"""How the names of files of weights end."""
 
 
 def weights_size(directory: str | os.PathLike) -> int:
@@ -69,17 +69,7 @@ def weights_size(directory: str | os.PathLike) -> int:
     Raises:
         ValueError: there are none.
     """
-    weights = [file for file in Path(directory).iterdir() if file.suffix in _WEIGHTS]
+    weights = [file for file in Path(directory).iterdir() if file.suffix in WEIGHTS]
     if not weights:
         raise ValueError(f"{directory} holds no .safetensors or .bin file; give the directory of an export.")
     return sum(file.stat().st_size for file in weights)
-
-
-def weights_sha256(directory: str | os.PathLike) -> dict[str, str]:
-    """Return the SHA-256 of each file of weights in a checkpoint, by name, which tells one training from another."""
-    hashes = {}
-    for file in sorted(Path(directory).iterdir()):
-        if file.suffix in _WEIGHTS:
-            with file.open("rb") as stream:
-                hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes

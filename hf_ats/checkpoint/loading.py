@@ -21,9 +21,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from ..partition import names_of_levels, partition_structure_, set_level, stock_config_dict
-from ..remote_code import read_quotations_
+from ..remote_code import read_quotations_, refuse_nan
 from ..storage import CHECKPOINT, check_checkpoint
-from .writing import REPORT_NAME, ExportReport
+from .files import WEIGHTS
+from .report import REPORT_NAME, ExportReport
 
 # The files of a checkpoint that only a resumed training reads.
 _OF_TRAINING = (
@@ -104,14 +105,16 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     for name in frozen:  # transformers 5 forgets, while it loads, that Marian's table of positions is not trained
         model.get_parameter(name).requires_grad_(False)
     model.__class__ = stock_class
+    refuse_nan(model, f"the checkpoint {directory}")
     return model
 
 
 def _stock_class(stock_dict: dict) -> type[PreTrainedModel] | None:
     """Return the class that a config names, of transformers or of whoever registered it; None if nobody did."""
     name = stock_dict["architectures"][0]
-    if hasattr(transformers, name):
-        return getattr(transformers, name)
+    known = getattr(transformers, name, None)
+    if isinstance(known, type) and issubclass(known, PreTrainedModel):
+        return known
     try:
         config_class = type(AutoConfig.for_model(**stock_dict))
     except ValueError:  # of a model_type that nobody registered
@@ -139,7 +142,8 @@ def stored_levels(model: str | os.PathLike, **hub) -> list[str]:
 def load_network(model: str | os.PathLike, level: int | str | None = None, **kwargs) -> PreTrainedModel:
     """Load one network for inference from an export, a training checkpoint or a stock model.
 
-    For an adapter export this is the full network, with the adapter merged into its base.
+    For an adapter export this is the full network, with the adapter merged into its base. The files of an export are
+    compared with the digests in its `export.json`; only how it decodes may be edited, in `generation_config.json`.
 
     Args:
         model: a directory, or an id of the Hub.
@@ -149,7 +153,8 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
 
     Raises:
         ImportError: peft, which an adapter needs, is not installed.
-        ValueError: there is no such level; and as `load_partitioned`.
+        ValueError: there is no such level; a file of an export is missing, cut off or altered; weights are NaN; and as
+            `load_partitioned`.
     """
     if is_partitioned_checkpoint(model):
         network = load_partitioned(model, **kwargs)
@@ -161,12 +166,16 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
             f"level={level!r}, but {model} is one network, {stored[0]!r}; leave the level out, or give a checkpoint-N "
             "of the training, which holds all of them."
         )
-    if not _is_adapter(model, hub):
-        return AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
-    # By its place in the export, since exports are moved and the adapter's config names the base as it was written.
-    directory = _fetched(model, hub)
-    others = {name: value for name, value in kwargs.items() if name not in hub}
-    return merge_adapter(AutoModelForSeq2SeqLM.from_pretrained(directory / _BASE, **others), directory)
+    report = _checked_report(model, hub)
+    if report is None or report.kind != "adapter":
+        network = _from_pretrained(AutoModelForSeq2SeqLM, model, **kwargs)
+    else:
+        # By its place in the export: exports are moved, and the adapter's config names the base as it was written.
+        others = {name: value for name, value in kwargs.items() if name not in hub}
+        base = _from_pretrained(AutoModelForSeq2SeqLM, report.path / _BASE, **others)
+        network = merge_adapter(base, report.path)
+    refuse_nan(network, f"the network in {model}")
+    return network
 
 
 def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBase:
@@ -184,9 +193,10 @@ def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBas
     """
     if is_partitioned_checkpoint(model):  # whose own model_type transformers would warn of
         kwargs.setdefault("config", AutoConfig.for_model(**_read_config(Path(model))[0]))
+    report = _checked_report(model, hub := _of_the_hub(kwargs), weights=False)
     place = model
-    if _is_adapter(model, hub := _of_the_hub(kwargs)):
-        place = _fetched(model, hub) / _BASE
+    if report is not None and report.kind == "adapter":
+        place = report.path / _BASE
         kwargs = {name: value for name, value in kwargs.items() if name not in hub}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **kwargs)
@@ -218,6 +228,7 @@ def load_processor(model: str | os.PathLike, network: PreTrainedModel, **hub):
         return load_tokenizer(model, **hub)
     if _find(model, IMAGE_PROCESSOR_NAME, hub) is None:
         return None
+    _checked_report(model, hub, weights=False)
     return AutoImageProcessor.from_pretrained(model, **hub)
 
 
@@ -262,14 +273,35 @@ def _find_report(model: str | os.PathLike, hub: dict) -> ExportReport | None:
     return ExportReport.read(path.parent) if path is not None else None
 
 
-def _is_adapter(model: str | os.PathLike, hub: dict) -> bool:
+def _checked_report(model: str | os.PathLike, hub: dict, weights: bool = True) -> ExportReport | None:
+    """Return the report of an export whose files are those that it wrote, its weights too; None for anything else.
+
+    Of the Hub it is that of the directory in which the cache keeps the files, and what the cache does not have when
+    the Hub is out of reach is not compared: loading says whether it is needed.
+    """
     report = _find_report(model, hub)
-    return report is not None and report.kind == "adapter"
+    if report is None:
+        return None
+    names = [name for name in report.files if weights or not name.endswith(WEIGHTS)]
+    if not Path(model).is_dir():
+        path = snapshot_download(str(model), allow_patterns=[*names, REPORT_NAME], **hub)
+        report = ExportReport.read(path)
+        names = [name for name in names if (report.path / name).is_file()]
+    report.check(names, edited=True)
+    return report
 
 
-def _fetched(model: str | os.PathLike, hub: dict) -> Path:
-    """Return the directory itself, or that in which the Hub's cache keeps the whole repository."""
-    return Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), **hub))
+def _from_pretrained(loader, *positional, **kwargs):
+    """Load as the loader of transformers does; damaged files end in the errors that a user's mistakes end in."""
+    try:
+        return loader.from_pretrained(*positional, **kwargs)
+    except (OSError, ValueError, ImportError):  # sentences of their own
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{positional[0]} does not load ({what}); are its files damaged, or of several models? Take another copy."
+        ) from error
 
 
 def _check_checkpoint(model: str | os.PathLike) -> None:

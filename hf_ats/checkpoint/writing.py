@@ -1,13 +1,8 @@
 """The writing of an export: to a draft, which is loaded back, compared, and only then moved into place."""
 
 import contextlib
-import dataclasses
-import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,63 +11,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..partition import find_partition, level_names, set_level
-from .files import weights_sha256
+from ..remote_code import refuse_nan
+from ..storage import draft, sha256_of
 from .networks import reference_network
-
-REPORT_NAME = "export.json"
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What an export wrote, and how near it comes to the model it was made from; also kept in its `export.json`.
-
-    Attributes:
-        path: the directory.
-        kind: `"full"`, `"core"`, `"core-dense"` or `"adapter"`.
-        level: the level's name, such as `"core"` or `"full"`.
-        parameters: how many numbers the exported network holds, tied ones once.
-        size_bytes: size of the weight files on disk.
-        weights_sha256: the SHA-256 of each weight file, which tells one training from another.
-        parity: largest absolute difference of the logits, on a probe batch in float32, between the export loaded back
-            from disk and the partitioned model at that level.
-        partition: the fields of the `PartitionConfig`; None for a model that was never partitioned.
-        files: the paths of all files, relative to the directory.
-    """
-
-    path: Path
-    kind: str
-    level: str
-    parameters: int
-    size_bytes: int
-    weights_sha256: dict[str, str]
-    parity: float
-    partition: dict | None
-    files: list[str]
-
-    @classmethod
-    def read(cls, directory: str | os.PathLike) -> "ExportReport":
-        """Return the report of an export on disk.
-
-        Raises:
-            FileNotFoundError: the directory holds no export.
-        """
-        path = Path(directory)
-        return cls(path=path, **json.loads((path / REPORT_NAME).read_text(encoding="utf-8")))
-
-    def facts(self) -> dict:
-        """Return what the `results.json` of a run keeps of an export."""
-        return {
-            "parameters": self.parameters,
-            "size_bytes": self.size_bytes,
-            "weights_sha256": self.weights_sha256,
-            "parity": self.parity,
-            "files": self.files,
-        }
-
-    def _write(self, directory: Path) -> None:
-        fields = dataclasses.asdict(self)
-        del fields["path"]  # exports are moved and published
-        (directory / REPORT_NAME).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+from .report import REPORT_NAME, ExportReport
 
 
 def write_export(
@@ -98,35 +40,28 @@ def write_export(
 
     Raises:
         FileExistsError: see `check_replaceable`.
+        ValueError: a weight is NaN.
         RuntimeError: the logits differ by more than rounding, or are not finite. Nothing is left behind.
     """
     check_replaceable(directory)
-    target = Path(directory).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
-    draft.mkdir()
-    try:
+    refuse_nan(model, f"the model to be exported to {directory}")
+    with draft(directory) as folder:
         # `from_pretrained` draws random numbers, and training may go on after an export.
         with torch.random.fork_rng(devices=[]), _no_progress_bars():
-            save(draft)
-            parity = _compare(model, level, load(draft), f"the {kind} export for {directory}")
-        files = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
-        partition = find_partition(model)
+            save(folder)
+            parity = _compare(model, level, load(folder), f"the {kind} export for {directory}")
+        partition, files = find_partition(model), sha256_of(folder)
         report = ExportReport(
             path=Path(directory),
             kind=kind,
             level=level_names(model)[level],
             parameters=parameters,
-            size_bytes=sum((draft / name).stat().st_size for name in files if name.endswith(".safetensors")),
-            weights_sha256=weights_sha256(draft),
+            size_bytes=sum((folder / name).stat().st_size for name in files if name.endswith(".safetensors")),
             parity=parity,
             partition=partition and partition.to_dict(),
-            files=sorted([*files, REPORT_NAME]),
+            files=files,
         )
-        report._write(draft)
-        move_into_place(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        report.write(folder)
     return report
 
 
@@ -135,6 +70,7 @@ def check_replaceable(directory: str | os.PathLike) -> None:
 
     Raises:
         FileExistsError: there is something that no export wrote; the message names it.
+        ValueError: its `export.json` is not one that an export writes.
     """
     path = Path(directory)
     if not path.exists():
@@ -142,29 +78,15 @@ def check_replaceable(directory: str | os.PathLike) -> None:
     instead = "move it away, or choose another directory"
     if not path.is_dir():
         raise FileExistsError(f"{path} is a file; {instead}.")
-    present = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    present = sorted(file.relative_to(path).as_posix() for file in found)
     if not present:
         return
     if REPORT_NAME not in present:
         raise FileExistsError(f"{path} holds {present[0]}, and was not written by an export; {instead}.")
-    foreign = sorted(set(present) - set(ExportReport.read(path).files))
+    foreign = sorted(set(present) - {REPORT_NAME, *ExportReport.read(path).files})
     if foreign:
         raise FileExistsError(f"{path} holds an export, and {foreign[0]}, which the export did not write; {instead}.")
-
-
-def move_into_place(draft: Path, target: Path) -> None:
-    """Rename a directory to `target`; remove what was there afterwards, or put it back if that fails."""
-    if not target.exists():
-        draft.rename(target)
-        return
-    old = target.parent / f"{draft.name}-old"
-    target.rename(old)
-    try:
-        draft.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def _compare(model: PreTrainedModel, level: int, export: PreTrainedModel, what: str) -> float:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,19 +15,20 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ..checkpoint import (
+    REPORT_NAME,
     ExportReport,
     check_replaceable,
     export_level,
     load_network,
     load_processor,
     load_tokenizer,
-    move_into_place,
     stored_levels,
 )
 from ..evaluation import batches_by_length, encode_sentences, in_eval_mode, spread, time_in_turns
 from ..partition import sort_levels
 from ..remote_code import with_generation_defaults
 from ..results import RESULTS, align, number, read_results, task_of
+from ..storage import draft
 
 # By the task of a run, the figure of its results that is higher for a better network.
 _SCORES = {"translation": "bleu", "image-classification": "accuracy"}
@@ -79,7 +79,7 @@ def exported_levels(run: str | os.PathLike) -> Iterator[list[Level]]:
             checkpoint, a `checkpoint-N`, whose levels are exported to a temporary directory.
 
     Raises:
-        ValueError: it is neither, or its exports are of several partitions.
+        ValueError: it is neither, or its exports are of several partitions or not as they were written.
         OSError: there is no such directory.
     """
     run = Path(run)
@@ -105,6 +105,8 @@ def exported_levels(run: str | os.PathLike) -> Iterator[list[Level]]:
                 f"run={str(run)!r} holds exports of several runs: {held}; give each a directory of its own."
             )
         scores = _scores(run, reports)
+        for report in reports:
+            report.check(edited=True)
         yield [
             Level(
                 name,
@@ -261,13 +263,12 @@ def copy_export(level: Level, directory: str | os.PathLike) -> None:
     if target == level.directory.resolve():
         raise FileExistsError(f"{directory} is the export of {level.name!r} itself; name another directory.")
     check_replaceable(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        shutil.copytree(level.directory, draft)
-        move_into_place(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    report = ExportReport.read(level.directory)
+    with draft(target) as folder:
+        for name in [*report.files, REPORT_NAME]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(level.directory / name, folder / name)
+        ExportReport.read(folder).check()
 
 
 def parse_limit(name: str, text: str) -> int:

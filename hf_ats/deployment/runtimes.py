@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from ..checkpoint import load_network, load_tokenizer
 
@@ -131,7 +131,7 @@ def export_onnx(directory: str | os.PathLike, output: str | os.PathLike) -> None
         directory: an export.
         output: a directory, made here.
     """
-    model = AutoModelForSeq2SeqLM.from_pretrained(directory, attn_implementation="eager").eval()
+    model = load_network(directory, attn_implementation="eager").eval()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     config = model.config

@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd
 
-from ..checkpoint import ExportReport, move_into_place
+from ..checkpoint import REPORT_NAME, ExportReport
 from ..results import (
     RESULTS,
     json_text,
@@ -21,6 +20,7 @@ from ..results import (
     with_facts,
     write_results,
 )
+from ..storage import draft, inside
 from .account import full_name, repository_names
 
 CARD = "README.md"
@@ -124,39 +124,35 @@ def stage_run(
     for folder in folders.values():
         _check_staged(folder)
     for level, folder in folders.items():
-        draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-        try:
+        with draft(folder) as drafted:
             for path, file in parts[level].items():
-                (draft / path).parent.mkdir(parents=True, exist_ok=True)
-                with file.as_file() as source, (draft / path).open("wb") as target:
+                (drafted / path).parent.mkdir(parents=True, exist_ok=True)
+                with file.as_file() as source, (drafted / path).open("wb") as target:
                     shutil.copyfileobj(source, target)
-            move_into_place(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     return folders
 
 
 def _files_of_export(run: Path, results: dict, level: str) -> Files:
-    """Return the files that an export lists, and the run's plot; raise ValueError if the export is not sound."""
-    directory = run / level
-    remedy = f"export level {level!r} again by hf-ats export, or train to the end"
+    """Return the files that an export wrote, and the run's plot; raise ValueError if the export is not sound."""
+    directory = inside(run, level)
     try:
         report = ExportReport.read(directory)
-        files = {name: CommitOperationAdd(name, directory / name) for name in report.files}
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{directory} holds no complete export ({error}); {remedy}.") from None
-    hashes = {name: files[name].upload_info.sha256.hex() for name in report.weights_sha256 if name in files}
-    if hashes != report.weights_sha256:
-        raise ValueError(f"{directory} holds other weights than its export wrote: they are damaged; {remedy}.")
+        report.check()
+    except OSError as error:
+        raise ValueError(
+            f"{directory} holds no complete export ({error}); export level {level!r} again by hf-ats export, or train "
+            "to the end."
+        ) from None
     found = results["levels"][level]
-    scored = (level, found["size_bytes"], found.get("weights_sha256", hashes))
-    if scored != (report.level, report.size_bytes, hashes):
+    scored = (level, found["size_bytes"], found.get("weights_sha256", report.weights_sha256))
+    if scored != (report.level, report.size_bytes, report.weights_sha256):
         raise ValueError(
             f"{directory} holds other weights than those whose scores are in {run / RESULTS}; keep a directory to "
             "each training, and report again."
         )
+    files = {name: CommitOperationAdd(name, inside(directory, name)) for name in [*report.files, REPORT_NAME]}
     if (run / _PLOT).is_file():
-        files[_PLOT] = CommitOperationAdd(_PLOT, run / _PLOT)
+        files[_PLOT] = CommitOperationAdd(_PLOT, inside(run, _PLOT))
     return files
 
 
@@ -164,10 +160,11 @@ def _check_staged(folder: Path) -> None:
     """Raise FileExistsError if a folder holds something else than an earlier repository of its kind."""
     if not folder.exists():
         return
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    present = {path.relative_to(folder).as_posix() for path in found}
     try:
-        ours = {*ExportReport.read(folder).files, CARD, RESULTS, _PLOT, _PAGE}
-    except (OSError, ValueError, TypeError):
+        ours = {*ExportReport.read(folder).files, REPORT_NAME, CARD, RESULTS, _PLOT, _PAGE}
+    except (OSError, ValueError):
         ours = set()
     if not folder.is_dir() or present - ours:
         raise FileExistsError(

@@ -35,7 +35,7 @@ def check_files(directory: str | os.PathLike, sha256: Mapping[str, str], what: s
         ValueError: a file is missing, empty, or another than was written, or its name is not a path in the directory.
     """
     for name, written in sha256.items():
-        path = _below(directory, name)  # links are what the Hub's cache is made of
+        path = inside(directory, name, links=True)  # links are what the Hub's cache is made of
         if not path.is_file():
             fault = "is missing"
         elif not path.stat().st_size and written != hashlib.sha256().hexdigest():
@@ -47,20 +47,21 @@ def check_files(directory: str | os.PathLike, sha256: Mapping[str, str], what: s
         raise ValueError(f"{what} {directory} is not whole: {name} {fault}.")
 
 
-def inside(directory: str | os.PathLike, name: str) -> Path:
+def inside(directory: str | os.PathLike, name: str, *, links: bool = False) -> Path:
     """Return the path of a file in a directory, for a name that nobody vouches for.
+
+    Args:
+        directory: where it must be.
+        name: its path relative to the directory, with `/` between the parts.
+        links: whether it may be a link that leads elsewhere.
 
     Raises:
         ValueError: the name is not a relative path, or leads out of the directory, by `..` or by a link.
     """
-    path = _below(directory, name)
-    if not path.resolve().is_relative_to(Path(directory).resolve()):
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name or Path(name).is_absolute():
+        raise ValueError(f"{directory} names the file {name!r}, which is not a path inside it.")
+    path = Path(directory).joinpath(*parts)
+    if not (links or path.resolve().is_relative_to(Path(directory).resolve())):
         raise ValueError(f"{directory} names the file {name!r}, which is a link that leads out of it.")
     return path
-
-
-def _below(directory: str | os.PathLike, name: str) -> Path:
-    parts = PurePosixPath(name).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or Path(name).is_absolute():
-        raise ValueError(f"{directory} names the file {name!r}, which is not a path inside it.")
-    return Path(directory).joinpath(*parts)

@@ -4,11 +4,13 @@ Each interpreter is started once, for all checks and families together. Those of
 """
 
 import json
+import shutil
 import sys
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from hf_ats.checkpoint import export_adapter, export_core, export_full, load_network
@@ -96,6 +98,15 @@ CODE = """
                 assert translations(translate) == translated, "the languages are its own"
     marian = pipeline("translation", model=f"{folder}/marian/core", trust_remote_code=True, device="cpu")
     marian.save_pretrained(f"{folder}/saved-{version}")
+    found["refused"] = []
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    for damaged in json.loads((folder / "damaged.json").read_text()):
+        try:
+            AutoModelForSeq2SeqLM.from_pretrained(folder / damaged, trust_remote_code=True)
+        except ValueError as error:
+            found["refused"].append(str(error))
+    transformers.logging.set_verbosity(verbosity)
     again = pipeline("translation", model=f"{folder}/saved-{version}", trust_remote_code=True, device="cpu")
     found["translated"]["marian core, saved again"] = translations(again)
 
@@ -133,6 +144,14 @@ def folder(tmp_path_factory, networks):
         save_tokenizer(tokenizer, folder / "tokenizers" / kind)
     for family in ALL_FAMILIES:
         networks |= make_exports(family, folder / family)
+    weights = load_file(folder / "marian" / "core" / "model.safetensors")
+    factor = next(name for name in weights if name.endswith("fc1.U.weight"))
+    renamed = {name.replace("fc1.U", "fc1.A"): tensor for name, tensor in weights.items()}
+    nan = weights | {factor: weights[factor] * torch.nan}
+    for name, damaged in (("renamed", renamed), ("nan", nan)):
+        shutil.copytree(folder / "marian" / "core", folder / "damaged" / name)
+        save_file(damaged, folder / "damaged" / name / "model.safetensors", metadata={"format": "pt"})
+    (folder / "damaged.json").write_text(json.dumps(["damaged/renamed", "damaged/nan"]))
     return folder
 
 
@@ -227,3 +246,9 @@ def test_the_libraries_say_nothing_but_their_progress_and_the_device(found):
     lines = [line.split("\r")[-1] for line in found["stderr"].splitlines()]
     expected = ("Loading weights", "Writing model shards", "Device set to use")
     assert [line for line in lines if line.strip() and not line.startswith(expected)] == []
+
+
+def test_a_core_that_is_not_complete_is_refused_by_its_own_code(found):
+    incomplete, nan = found["refused"]
+    assert "damaged/renamed is not complete: its weights have no " in incomplete and "fc1.U.weight" in incomplete
+    assert "damaged/nan holds NaN in " in nan and "fc1.U.weight" in nan

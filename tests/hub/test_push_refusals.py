@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from hf_ats.checkpoint import ExportReport
 from hf_ats.hub import PushError, push_run, stage_run
 from hf_ats.results import build_results, read_results, with_facts, write_results
+from hf_ats.storage import sha256_of
 from tests.support.pushes import files_of, published_results
 
 WRITES = ("POST", "PUT", "DELETE")
@@ -163,7 +165,7 @@ def test_a_level_that_the_run_has_not(run, hub):
 
 
 @pytest.mark.law(number=9)
-@pytest.mark.parametrize("gone", ["core", "core/modeling_ats.py", "core/export.json"])
+@pytest.mark.parametrize("gone", ["core", "core/export.json"])
 def test_an_export_that_is_not_complete(run, hub, gone):
     path = run / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -171,10 +173,72 @@ def test_an_export_that_is_not_complete(run, hub, gone):
 
 
 @pytest.mark.law(number=9)
-def test_weights_that_are_cut_off(run, hub):
-    weights = run / "full/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    refuse(hub, run, "run/full holds other weights than its export wrote: they are damaged", ValueError)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "source.spm", "vocab.json", "modeling_ats.py"])
+def test_a_file_of_an_export_that_is_missing_cut_off_or_another(name, run, hub):
+    path = run / "core" / name
+    written = path.read_bytes()
+    for damaged, fault in ((written[:-1], "cut off"), (written + b" ", "altered"), (b"", "is empty")):
+        path.write_bytes(damaged)
+        refuse(hub, run, f"export .*run/core is not whole: {name} .*{fault}.* Export again", ValueError)
+    path.unlink()
+    refuse(hub, run, f"export .*run/core is not whole: {name} is missing.* Export again", ValueError)
+
+
+def test_how_an_export_decodes_is_what_was_scored(run, hub):
+    path = run / "core/generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_beams": 7}))
+    refuse(hub, run, "run/core is not whole: generation_config.json", ValueError)
+
+
+# ---- What a folder that nobody vouches for says ----
+
+
+def test_names_that_leave_the_run_are_never_sent(run, hub, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    sha256 = sha256_of(tmp_path, ["secret.txt"])["secret.txt"]
+    (run / "core/link").symlink_to(secret)
+    (run / "core/.env").write_text("secret")
+    report = json.loads((run / "core/export.json").read_text())
+    for name, words in (
+        ("../../secret.txt", "is not a path inside it"),
+        (str(secret), "is not a path inside it"),
+        ("..\\..\\secret.txt", "is not a path inside it"),
+        ("link", "is a link that leads out of it"),
+        (".env", "which no export writes"),
+    ):
+        (run / "core/export.json").write_text(json.dumps(report | {"files": report["files"] | {name: sha256}}))
+        refuse(hub, run, words, ValueError)
+        with pytest.raises(ValueError, match=words):
+            stage_run(run, "pair", tmp_path / "look")
+    assert not (tmp_path / "look").exists()
+    (run / "core/export.json").write_text(json.dumps(report))
+    (run / "training.png").unlink()
+    (run / "training.png").symlink_to(secret)
+    refuse(hub, run, "'training.png', which is a link that leads out of it", ValueError)
+
+
+def test_a_level_is_a_folder_of_the_run(run, hub, tmp_path):
+    shutil.copytree(run / "core", tmp_path / "elsewhere")
+    levels = read_results(run / "results.json")["levels"]
+    for name in ("../elsewhere", "core/../core", str(tmp_path / "elsewhere")):
+        change_results(run, levels={name: levels["core"]})
+        refuse(
+            hub, run, "the Hub does not take|not a path inside it", ValueError, levels=[name]
+        )
+
+
+def test_only_what_an_export_wrote_is_staged(run, tmp_path):
+    (run / "core/.git").mkdir()
+    (run / "core/.git/config").write_text("secret")
+    (run / "core/notes.txt").write_text("secret")
+    folders = stage_run(run, "pair", tmp_path / "look")
+    staged = files_of(folders["core"])
+    names = {*ExportReport.read(run / "core").files, "export.json"}
+    assert set(staged) == names | {"README.md", "results.json", "training.png", "report.html"}
+    (folders["core"] / "mine").symlink_to(tmp_path)
+    with pytest.raises(FileExistsError, match="holds something else than an earlier dry run"):
+        stage_run(run, "pair", tmp_path / "look")
 
 
 def test_an_export_that_is_not_that_of_the_results(run, other, hub):
