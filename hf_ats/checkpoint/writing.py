@@ -121,14 +121,14 @@ def probe_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.randn(2, config.num_channels, size, size, generator=generator)}
     length = min(12, getattr(config, "max_position_embeddings", 12))
 
-    def ids(vocab_size):
-        return torch.randint(vocab_size, (2, length), generator=generator)
+    def ids(part):  # a model of two models has a vocabulary for each
+        return torch.randint(len(part.get_input_embeddings().weight), (2, length), generator=generator)
 
     attention_mask = torch.ones(2, length, dtype=torch.long)
     attention_mask[1, length // 2 :] = 0
-    batch = {"input_ids": ids(config.vocab_size), "attention_mask": attention_mask, "use_cache": False}
+    batch = {"input_ids": ids(model), "attention_mask": attention_mask, "use_cache": False}
     if config.is_encoder_decoder:
-        batch["decoder_input_ids"] = ids(getattr(config, "decoder_vocab_size", None) or config.vocab_size)
+        batch["decoder_input_ids"] = ids(model.get_decoder())
     return batch
 
 

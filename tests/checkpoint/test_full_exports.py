@@ -7,6 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSeq2SeqLM,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -16,6 +19,7 @@ from hf_ats.checkpoint import (
     export_adapter,
     export_core,
     export_full,
+    load_network,
 )
 from hf_ats.partition import (
     PartitionConfig,
@@ -105,3 +109,25 @@ def test_tied_parameters_are_written_once_from_any_device(monkeypatch, tmp_path)
         export_full(model, tmp_path / "elsewhere")
     here, elsewhere = (load_file(tmp_path / name / "model.safetensors") for name in ("here", "elsewhere"))
     assert here.keys() == elsewhere.keys()
+
+
+@pytest.mark.parametrize("vocabulary", [96, 64])
+def test_a_model_of_two_models_exports_what_needs_no_class_of_ours(vocabulary, tmp_path):
+    """As BERT2BERT: its config says no sizes of its own, and each half has a vocabulary."""
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
+    halves = [BertConfig(vocab_size=size, **sizes) for size in (96, vocabulary)]
+    model = EncoderDecoderModel(config=EncoderDecoderConfig.from_encoder_decoder_configs(*halves))
+    partition_(model, PartitionConfig(ratios=[0.25], target_modules=["intermediate.dense"]))
+    model.config.decoder_start_token_id, model.config.pad_token_id = 2, 0
+    batch = dict(input_ids=torch.tensor([[5, 6, 95]]), decoder_input_ids=torch.tensor([[2, 7, 63]]))
+    exports = {
+        "full": export_full,
+        "adapter": export_adapter,
+        "core": lambda model, directory: export_core(model, directory, dense=True),
+    }
+    for name, export in exports.items():
+        report = export(model, tmp_path / name)
+        with at_level(model.eval(), report.level):
+            assert_close_logits(logits(load_network(tmp_path / name).eval(), batch), logits(model, batch))
+    with pytest.raises(ValueError, match=r"no core class for EncoderDecoderModel.*export_core\(\.\.\., dense=True\)"):
+        export_core(model, tmp_path / "own")
