@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from ..partition import ADAPTER
 from .facts import check_facts, hub_languages
+from .markdown import Markdown, fenced, in_code, inert
 from .metadata import card_data
 from .portable import portable, portable_command
 from .results import RESULTS
@@ -48,7 +49,7 @@ def render_card(results: dict, level: str, repositories: dict[str, str]) -> str:
     template = _templates().get_template("full.md" if level == "full" else "core.md")
     try:
         text = template.render(**_context(results, level, repositories))
-    except (jinja2.UndefinedError, KeyError) as error:
+    except (jinja2.UndefinedError, KeyError, TypeError) as error:
         raise ValueError(
             f"{RESULTS} lacks something that a card tells ({error}); report again by hf_ats.run.report_trained."
         ) from error
@@ -87,6 +88,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,  # a missing fact must not become an empty place
         autoescape=False,
+        finalize=inert,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -97,7 +99,7 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
     """Return what the templates ask for: text, or figures as text."""
     data, training, own = results["data"], results["training"], results["levels"][level]
     return {
-        "metadata": card_data(results, level, repositories[level]).to_yaml(),
+        "metadata": Markdown(card_data(results, level, repositories[level]).to_yaml()),
         "repository": repositories[level],
         "name": repositories[level].split("/")[-1],
         "level": level,
@@ -107,8 +109,8 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
         "sisters": {name: repository for name, repository in repositories.items() if name != level},
         "source": results["card"]["languages"][0],
         "target": results["card"]["languages"][1],
-        "model_class": results["model"]["class"],
-        "code_files": [file for file in own["files"] if file.endswith(".py")],
+        "model_class": in_code(results["model"]["class"]),
+        "code_files": [in_code(file) for file in own["files"] if file.endswith(".py")],
         "partition": results["partition"] and _partition(results["partition"], level),
         "base_model": results["card"].get("base_model"),
         "adapter": portable(results["model"].get("adapter_name_or_path") or "one"),
@@ -116,8 +118,8 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
         "parity": "0" if own["parity"] == 0 else f"{own['parity']:.1e}",
         "parameters": f"{own['parameters']:,}",
         "table": _table(results, level, repositories),
-        "bleu_signature": own["bleu_signature"],
-        "chrf_signature": own["chrf_signature"],
+        "bleu_signature": in_code(own["bleu_signature"]),
+        "chrf_signature": in_code(own["chrf_signature"]),
         "decoding": settings(results["generation"]),
         "speeds": _speed_notes(results["levels"]),
         "samples": _samples(results, level),
@@ -131,6 +133,7 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
         },
         "training": {
             "schedule": training["schedule"],
+            "schedule_name": in_code(training["schedule"]),
             "epochs": "an unknown number of" if training["epochs"] is None else f"{training['epochs']:.4g}",
             "steps": f"{training['steps']:,}",
             "teraflops": number(training["flops"], 1e-12, 1),
@@ -140,7 +143,7 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
             "arguments": _arguments(training.get("arguments", {})),
         },
         "seed": results["seed"],
-        "command": portable_command(results["command"]),
+        "command": fenced("bash", portable_command(results["command"])),
         "versions": {name: version for name, version in results["versions"].items() if version},
         "created": results["created"],
         "run_id": results.get("run_id"),
@@ -156,7 +159,7 @@ def _partition(partition: dict, level: str) -> dict:
         "sizes": {name: size + of for name, size in sizes.items()},
         "size": sizes[level] + of if level in sizes else None,
         "sizes_together": _listed(list(sizes.values())) + of,
-        "targets": [targets] if isinstance(targets, str) else list(targets or ()),
+        "targets": [in_code(target) for target in ([targets] if isinstance(targets, str) else targets or ())],
         "from_adapter": partition.get("init") == ADAPTER,
     }
 
@@ -167,7 +170,7 @@ def _table(results: dict, level: str, repositories: dict[str, str]) -> str:
     header = ["network", "parameters", "size (MB)", "FLOPs per token (M)", "BLEU", "chrF"]
     rows = []
     for name, figures in results["levels"].items():
-        label = f"**{name}** (this one)" if name == level else name
+        label = f"**{name}** (this one)" if name == level else inert(name)
         if name in repositories and name != level:
             label = f"[{name}](https://huggingface.co/{repositories[name]})"
         row = [
@@ -179,7 +182,7 @@ def _table(results: dict, level: str, repositories: dict[str, str]) -> str:
             number(figures["chrf"], 1, 2),
         ]
         rows.append(row + [_speed(figures["decoding_speed"])] * speeds)
-    return align(header + ["tokens per second"] * speeds, rows, "markdown")
+    return Markdown(align(header + ["tokens per second"] * speeds, rows, "markdown"))
 
 
 def _speed(speed: dict | None) -> str:
@@ -224,19 +227,11 @@ def _samples(results: dict, level: str) -> str:
     step = math.ceil(len(samples) / _SAMPLES)
     ends = ("core", "full") if level in ("core", "full") else (level, "full")
     shown = [name for name in ends if name in results["levels"]]
-    rows = [
-        [_cell(text) for text in (sample["source"], sample["reference"], *(sample["translations"][n] for n in shown))]
-        for sample in samples[::step]
-    ]
-    return align(["source", "reference", *shown], rows, "markdown", left=2 + len(shown))
-
-
-def _cell(text: str) -> str:
-    """Return text that a cell of a Markdown table shows unchanged."""
-    text = " ".join(text.split())
-    for character in "\\`*_[]|":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("<", "&lt;")
+    rows = []
+    for sample in samples[::step]:
+        texts = [sample["source"], sample["reference"], *(sample["translations"][name] for name in shown)]
+        rows.append([inert(text.strip()) for text in texts])
+    return Markdown(align(["source", "reference", *shown], rows, "markdown", left=2 + len(shown)))
 
 
 def _example(results: dict) -> dict:
@@ -245,18 +240,18 @@ def _example(results: dict) -> dict:
     codes = {"src_lang": data.get("tokenizer_source_lang"), "tgt_lang": data.get("tokenizer_target_lang")}
     codes = {name: code for name, code in codes.items() if code}
     return {
-        "text": json.dumps(sample["source"], ensure_ascii=False),
-        "input": json.dumps(data.get("source_prefix", "") + sample["source"], ensure_ascii=False),
-        "prefix": data.get("source_prefix"),
-        "codes": "".join(f", {name}={json.dumps(code)}" for name, code in codes.items()),
-        "options": "".join(f", {name}={value!r}" for name, value in results["generation"].items()),
+        "text": Markdown(json.dumps(sample["source"], ensure_ascii=False)),
+        "input": Markdown(json.dumps(data.get("source_prefix", "") + sample["source"], ensure_ascii=False)),
+        "prefix": data.get("source_prefix") and in_code(data["source_prefix"]),
+        "codes": Markdown("".join(f", {name}={json.dumps(code)}" for name, code in codes.items())),
+        "options": Markdown("".join(f", {name}={value!r}" for name, value in results["generation"].items())),
     }
 
 
-def _arguments(arguments: dict) -> str:
+def _arguments(arguments: dict) -> str | None:
     shown = {
         name: portable(value) if isinstance(value, str) else value
         for name, value in arguments.items()
         if value is not None and not name.startswith(_UNTOLD_ARGUMENTS)
     }
-    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000).strip() if shown else ""
+    return fenced("yaml", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000)) if shown else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..partition import sort_levels
 from ..storage import write_file
+from .markdown import fenced, in_code, inert
 from .results import read_results
 from .tables import align, core_sizes, mean_and_deviation, number, settings, unique
 
@@ -60,7 +61,7 @@ def render_comparison(
         lines = "\n".join(_shell_lines(unique(results["command"] for results in runs.values())))
         for old, new in (replace or {}).items():
             lines = lines.replace(old, new)
-        parts.append(f"The commands:\n\n```bash\n{lines}\n```")
+        parts.append(f"The commands:\n\n{fenced('bash', lines)}")
     return "\n\n".join(parts)
 
 
@@ -77,7 +78,7 @@ def _table_of_runs(groups: list[list[dict]]) -> str:
             row += [mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")]
         rows.append([*row, _training_flops(group)])
     header = ["training", "r", *(["seeds"] if several_seeds else []), "epochs"]
-    header += [f"{name} {score}" for name in names for score in ("BLEU", "chrF")]
+    header += [f"{inert(name)} {score}" for name in names for score in ("BLEU", "chrF")]
     return align([*header, "training FLOPs (T)"], rows, "markdown")
 
 
@@ -95,7 +96,7 @@ def _table_of_ladders(groups: list[list[dict]]) -> str:
             rows.append(
                 [
                     *(of_run if name == names[0] else [""] * len(of_run)),
-                    name,
+                    inert(name),
                     ratios.get(name, "-"),
                     " / ".join(parameters),
                     *(mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")),
@@ -107,11 +108,16 @@ def _table_of_ladders(groups: list[list[dict]]) -> str:
 
 def _schedule(group: list[dict]) -> str:
     schedule = group[0]["training"]["schedule"]
-    return _SCHEDULES.get(schedule, schedule)
+    return _SCHEDULES.get(schedule, inert(schedule))
 
 
 def _seeds_and_epochs(group: list[dict], several_seeds: bool) -> list[str]:
-    return [*([str(len(group))] if several_seeds else []), f"{group[0]['training']['epochs']:g}"]
+    return [*([str(len(group))] if several_seeds else []), _epochs(group[0])]
+
+
+def _epochs(results: dict) -> str:
+    epochs = results["training"]["epochs"]
+    return "-" if epochs is None else f"{epochs:g}"
 
 
 def _training_flops(group: list[dict]) -> str:
@@ -124,7 +130,7 @@ def _ratios(results: dict) -> dict[str, str]:
     partition = results["partition"] or {}
     method = "" if partition.get("method") == "rank" else f"{partition.get('method')} "
     targets = partition.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset
-    layers = f" ({targets if isinstance(targets, str) else ', '.join(targets)})" if targets else ""
+    layers = f" ({inert(targets if isinstance(targets, str) else ', '.join(targets))})" if targets else ""
     sizes = core_sizes(partition)
     return sizes if partition.get("ranks") else {name: f"{method}{ratio}{layers}" for name, ratio in sizes.items()}
 
@@ -141,7 +147,7 @@ def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") 
         `bool`: whether the file changed.
 
     Raises:
-        ValueError: the file does not have those two marks, once each and in this order.
+        ValueError: the file does not have those two marks, once each and in this order, or the text has one.
     """
     path = Path(path)
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -151,6 +157,8 @@ def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") 
             f"{path} has {before.count(begin)} times {begin!r} and {before.count(end)} times {end!r}; write each "
             "once, the first above the second, where the table belongs."
         )
+    if begin in text or end in text:
+        raise ValueError(f"the text for {path} holds {begin!r} or {end!r} itself; leave the commands out.")
     head, rest = before.split(begin)
     _, tail = rest.split(end)
     after = f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}"
@@ -225,10 +233,11 @@ def _refuse_a_seed_twice(group: list[dict]) -> None:
 
 
 def _notes(runs: list[dict]) -> list[str]:
-    bleu, chrf = _signatures(runs[0])[:2]
-    notes = [f"BLEU: sacreBLEU `{bleu}`; chrF: `{chrf}`."]
+    level = next(iter(runs[0]["levels"].values()))
+    bleu, chrf = level["bleu_signature"], level["chrf_signature"]
+    notes = [f"BLEU: sacreBLEU {in_code(bleu)}; chrF: {in_code(chrf)}."]
     if runs[0]["generation"]:
-        notes.append(f"Decoding: {settings(runs[0]['generation'])}.")
+        notes.append(f"Decoding: {inert(settings(runs[0]['generation']))}.")
     if any((run["partition"] or {}).get("method") == "width" for run in runs):
         notes.append(
             'r is the ratio of a core\'s rank to the full one; after "width", the share that it keeps of the '

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..storage import write_file
+from .kinds import check_kinds
 from .provenance import installed_versions, without_secrets
 
 FORMAT = 1
@@ -47,11 +48,15 @@ class _Task:
     sections: dict
     training_fields: tuple[str, ...]
     level_fields: tuple[str, ...]
+    data_fields: tuple[str, ...] = ()
 
 
 _TASKS = {
     "translation": _Task(
-        {"generation": dict}, (), ("flops_per_token", "bleu", "chrf", "bleu_signature", "chrf_signature")
+        {"generation": dict},
+        (),
+        ("flops_per_token", "bleu", "chrf", "bleu_signature", "chrf_signature"),
+        ("source_lang", "target_lang"),
     ),
     "image-classification": _Task({}, ("epoch_forward_flops",), ("flops_per_image", "accuracy")),
 }
@@ -158,7 +163,7 @@ def read_results(path: str | os.PathLike, task: str | None = "translation") -> d
         ValueError: the file holds no JSON, not the results of a run, or those of another task; the message names the
             file.
     """
-    results = read_json(path, "give a results.json that a training script wrote.")
+    results = _plain(read_json(path, "give a results.json that a training script wrote."))
     _check(results, str(path))
     if task not in (None, task_of(results)):
         raise ValueError(
@@ -174,8 +179,10 @@ def read_json(path: str | os.PathLike, remedy: str):
         ValueError: it holds no JSON; the message names the file and ends with the remedy.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # which half of a surrogate pair is not fit for
+        return value
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {remedy}") from None
 
 
@@ -229,7 +236,7 @@ def task_of(results: dict) -> str:
 def _check(results, what: str) -> None:
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise ValueError(f"{what} does not hold the results of a run in format {FORMAT}, as build_results makes them.")
-    if task_of(results) not in _TASKS:
+    if not isinstance(task_of(results), str) or task_of(results) not in _TASKS:
         raise ValueError(f"{what}: task={task_of(results)!r} is not known; write one of {', '.join(_TASKS)}.")
     task = _TASKS[task_of(results)]
     for section, kind in (_SECTIONS | task.sections).items():
@@ -247,9 +254,16 @@ def _check(results, what: str) -> None:
         raise ValueError(f"{what}: section 'levels' is empty; give the figures of at least one level.")
     for level, figures in results["levels"].items():
         _check_fields(figures, _LEVEL_FIELDS + task.level_fields, f"{what}: level {level!r}")
+    _check_fields(results["data"], task.data_fields, f"{what}: section 'data'")
+    _check_fields(results["model"], ("name",), f"{what}: section 'model'")
+    if results["partition"]:
+        _check_fields(results["partition"], ("method", "ratios"), f"{what}: section 'partition'")
+    check_kinds(_plain(results), what)
 
 
 def _check_fields(figures: dict, fields: tuple[str, ...], where: str) -> None:
+    if not isinstance(figures, dict):
+        raise ValueError(f"{where} is {figures!r}, a {type(figures).__name__}; give the file that the run wrote.")
     missing = [field for field in fields if field not in figures]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}.")

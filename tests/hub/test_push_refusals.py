@@ -223,9 +223,7 @@ def test_a_level_is_a_folder_of_the_run(run, hub, tmp_path):
     levels = read_results(run / "results.json")["levels"]
     for name in ("../elsewhere", "core/../core", str(tmp_path / "elsewhere")):
         change_results(run, levels={name: levels["core"]})
-        refuse(
-            hub, run, "the Hub does not take|not a path inside it", ValueError, levels=[name]
-        )
+        refuse(hub, run, "the Hub does not take|not a path inside it", ValueError, levels=[name])
 
 
 def test_only_what_an_export_wrote_is_staged(run, tmp_path):

@@ -38,7 +38,7 @@ SECTIONS = {
     "seed": 3,
     "model": {"name": "tiny", "class": "MarianMTModel"},
     "partition": {"method": "rank", "ratios": [0.125]},
-    "data": {"source_lang": "de", "target_lang": "en", "test": "default"},
+    "data": {"source_lang": "de", "target_lang": "en", "test": 12},
     "training": {"schedule": "alternating", "epochs": 2, "steps": 100, "flops": 10**12, "seconds": 60.5},
     "generation": {"num_beams": 1},
 }
@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(results, tmp_path, 
     path = tmp_path / "results.json"
     write_results(path, results)
     if failure == "value":
-        other, error = results | {"data": {"test": object()}}, TypeError
+        other, error = results | {"data": results["data"] | {"note": object()}}, TypeError
     else:
         other, error = results | {"seed": 4}, OSError
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space left")))
