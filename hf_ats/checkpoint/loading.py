@@ -192,6 +192,7 @@ def load_tokenizer(model: str | os.PathLike, **kwargs) -> PreTrainedTokenizerBas
         ValueError: there is no tokenizer beside it, or its files cannot be read.
     """
     if is_partitioned_checkpoint(model):  # whose own model_type transformers would warn of
+        _check_checkpoint(model, weights=False)
         kwargs.setdefault("config", AutoConfig.for_model(**_read_config(Path(model))[0]))
     report = _checked_report(model, hub := _of_the_hub(kwargs), weights=False)
     place = model
@@ -304,10 +305,10 @@ def _from_pretrained(loader, *positional, **kwargs):
         ) from error
 
 
-def _check_checkpoint(model: str | os.PathLike) -> None:
-    """Compare a checkpoint of a trainer with its digests; nothing of anything else."""
+def _check_checkpoint(model: str | os.PathLike, weights: bool = True) -> None:
+    """Compare a checkpoint of a trainer with its digests, its weights too; nothing of anything else."""
     if (Path(model) / CHECKPOINT).exists() or (Path(model) / TRAINER_STATE_NAME).exists():
-        check_checkpoint(model, leave_out=_OF_TRAINING)
+        check_checkpoint(model, leave_out=_OF_TRAINING if weights else (*_OF_TRAINING, "model"))
 
 
 def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:
@@ -316,11 +317,22 @@ def is_partitioned_checkpoint(model: str | os.PathLike) -> bool:
     if not path.is_file():
         return False
     try:
-        stock_config_dict(json.loads(path.read_text(encoding="utf-8")))
+        stock_config_dict(_config_dict(path))
     except ValueError:
         _check_checkpoint(model)  # it could be one whose config is damaged
         return False
     return True
+
+
+def _config_dict(path: Path) -> dict:
+    try:
+        config_dict = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config_dict, dict):
+            return config_dict
+        fault = f"it holds a {type(config_dict).__name__}"
+    except (ValueError, RecursionError) as error:
+        fault = str(error)
+    raise ValueError(f"{path} is not the config of a model ({fault}); take another copy of the directory.")
 
 
 def _read_config(directory: Path):
@@ -336,7 +348,7 @@ def _read_config(directory: Path):
         last = get_last_checkpoint(directory)
         found = f"; its last checkpoint is {last}" if last else ""
         raise FileNotFoundError(f"{directory} is not a checkpoint: it has no {CONFIG_NAME}{found}.")
-    config_dict = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+    config_dict = _config_dict(directory / CONFIG_NAME)
     try:
         return stock_config_dict(config_dict)
     except ValueError as error:

@@ -12,7 +12,7 @@ from .checkpoints import (
     step_of,
     write_run,
 )
-from .digests import check_files, inside, sha256_of
+from .digests import check_files, inside, is_sealed, sealed, sha256_of
 from .drafts import draft, draft_of, remove_drafts, remove_whole, write_file
 
 __all__ = [
@@ -24,12 +24,14 @@ __all__ = [
     "draft",
     "draft_of",
     "inside",
+    "is_sealed",
     "last_checkpoint",
     "read_checkpoint",
     "read_run",
     "remove_drafts",
     "remove_whole",
     "seal_checkpoint",
+    "sealed",
     "sha256_of",
     "step_of",
     "write_file",

@@ -1,13 +1,12 @@
 """Checkpoints of a run: `checkpoint-N` with a `checkpoint.json`, which says of which run it is, and every digest."""
 
-import hashlib
 import json
 import logging
 import os
 import re
 from pathlib import Path
 
-from .digests import check_files, sha256_of
+from .digests import check_files, is_sealed, sealed, sha256_of
 from .drafts import write_file
 
 logger = logging.getLogger(__name__)
@@ -34,12 +33,7 @@ def step_of(checkpoint: str | os.PathLike) -> int:
 def seal_checkpoint(directory: str | os.PathLike, facts: dict) -> None:
     """Write the facts of a checkpoint and the digests of all its files, as the last file."""
     record = {**facts, "files": sha256_of(directory)}
-    write_file(Path(directory) / CHECKPOINT, json.dumps({**record, "sha256": _digest(record)}, indent=2) + "\n")
-
-
-def _digest(record: dict) -> str:
-    facts = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    write_file(Path(directory) / CHECKPOINT, json.dumps(sealed(record), indent=2) + "\n")
 
 
 def read_checkpoint(directory: str | os.PathLike) -> dict:
@@ -51,7 +45,7 @@ def read_checkpoint(directory: str | os.PathLike) -> dict:
     path = Path(directory) / CHECKPOINT
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["sha256"] == _digest(record):
+        if is_sealed(record):
             return record
         fault = "has been altered"
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Digests of what is in a directory, by which a file that is missing, cut off or altered is found."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,21 @@ def sha256_of(directory: str | os.PathLike, names: Iterable[str] | None = None) 
         with (directory / name).open("rb") as file:
             hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
+
+
+def sealed(record: dict) -> dict:
+    """Return a record, as JSON holds it, with its own SHA-256 as `sha256`."""
+    return {**record, "sha256": _digest(record)}
+
+
+def is_sealed(record) -> bool:
+    """Return whether a record is what `sealed` returned."""
+    return isinstance(record, dict) and record.get("sha256") == _digest(record)
+
+
+def _digest(record: dict) -> str:
+    facts = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def check_files(directory: str | os.PathLike, sha256: Mapping[str, str], what: str) -> None:

@@ -86,11 +86,12 @@ def test_what_an_export_did_not_write_is_nobodys_concern(run):
         load_network(run / kind), load_tokenizer(run / kind)
 
 
-def test_how_it_decodes_is_its_users_choice_and_with_which_ids_is_not(run):
+def test_how_it_decodes_is_its_users_choice_and_with_which_ids_is_not(run, caplog):
     path = run / "core/generation_config.json"
     written = json.loads(path.read_text())
     path.write_text(json.dumps(written | {"num_beams": 7}))
     assert load_network(run / "core").generation_config.num_beams == 7
+    assert "core/generation_config.json was edited since the export, and says how it decodes" in caplog.text
     without_padding = {name: value for name, value in written.items() if name != "pad_token_id"}
     for other in (written | {"eos_token_id": 5}, written | {"pad_token_id": None}, without_padding, [], {}):
         path.write_text(json.dumps(other))
@@ -163,6 +164,14 @@ def test_an_export_json_of_odd_types_is_a_sentence(odd, words, run):
             read(run / "core")
     with pytest.raises(ValueError, match=words), exported_levels(run):
         pass
+
+
+def test_a_figure_in_an_export_json_is_what_was_written(run):
+    path = run / "core/export.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"parameters": report["parameters"] - 1}))
+    with pytest.raises(ValueError, match=r"core/export.json has been altered since the export; export again"):
+        ExportReport.read(run / "core")
 
 
 @pytest.mark.parametrize("name", ["../../secret.txt", "/etc/passwd", "..\\secret.txt", ".git/config", "a\0b"])

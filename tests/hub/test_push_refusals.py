@@ -8,7 +8,7 @@ import pytest
 from hf_ats.checkpoint import ExportReport
 from hf_ats.hub import PushError, push_run, stage_run
 from hf_ats.results import build_results, read_results, with_facts, write_results
-from hf_ats.storage import sha256_of
+from hf_ats.storage import sealed, sha256_of
 from tests.support.pushes import files_of, published_results
 
 WRITES = ("POST", "PUT", "DELETE")
@@ -139,8 +139,8 @@ def test_a_card_that_the_hub_does_not_take(run, hub):
 
 def test_a_directory_that_is_not_a_finished_run(run, hub):
     level = {"parameters": 1, "size_bytes": 4, "flops_per_image": 1, "accuracy": 50.0}
-    training = dict.fromkeys(("schedule", "epochs", "steps", "flops", "seconds", "epoch_forward_flops"), 1)
-    none = dict(model={}, partition=None, data={})
+    training = dict.fromkeys(("epochs", "steps", "flops", "seconds", "epoch_forward_flops"), 1) | {"schedule": "full"}
+    none = dict(model={"name": "resnet"}, partition=None, data={})
     images = build_results(levels={"full": level}, seed=0, training=training, task="image-classification", **none)
     write_results(run / "results.json", images)
     refuse(hub, run, "holds the results of image-classification", ValueError)
@@ -207,7 +207,8 @@ def test_names_that_leave_the_run_are_never_sent(run, hub, tmp_path):
         ("link", "is a link that leads out of it"),
         (".env", "which no export writes"),
     ):
-        (run / "core/export.json").write_text(json.dumps(report | {"files": report["files"] | {name: sha256}}))
+        files = report["files"] | {name: sha256}
+        (run / "core/export.json").write_text(json.dumps(sealed(report | {"files": files})))
         refuse(hub, run, words, ValueError)
         with pytest.raises(ValueError, match=words):
             stage_run(run, "pair", tmp_path / "look")
@@ -222,7 +223,7 @@ def test_a_level_is_a_folder_of_the_run(run, hub, tmp_path):
     shutil.copytree(run / "core", tmp_path / "elsewhere")
     levels = read_results(run / "results.json")["levels"]
     for name in ("../elsewhere", "core/../core", str(tmp_path / "elsewhere")):
-        change_results(run, levels={name: levels["core"]})
+        change_results(run, levels={name: levels["core"]}, samples=[])
         refuse(hub, run, "the Hub does not take|not a path inside it", ValueError, levels=[name])
 
 

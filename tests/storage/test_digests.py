@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_ats.storage import check_files, inside, sha256_of
+from hf_ats.storage import check_files, inside, is_sealed, sealed, sha256_of
 
 
 @pytest.fixture
@@ -56,3 +56,10 @@ def test_a_link_that_leads_out_is_refused_only_where_names_are_not_trusted(writt
         inside(directory, "link")
     assert inside(directory, "near") == directory / "near"
     check_files(directory, sha256_of(directory), "the snapshot")  # as the Hub's cache has them
+
+
+def test_a_record_that_was_altered_is_not_sealed():
+    record = sealed({"steps": 5, "files": {"a": "0"}})
+    assert is_sealed(record) and is_sealed(dict(reversed(record.items())))
+    for other in (record | {"steps": 6}, record | {"more": 1}, {}, [], None, {"steps": 5}):
+        assert not is_sealed(other)
