@@ -1,13 +1,15 @@
 """What reads a run from disk or the Hub: partitioned models, single networks, tokenizers."""
 
+import contextlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 import transformers
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -61,7 +63,8 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     directory = Path(directory)
     _check_checkpoint(directory)
     stock_dict, partition = _read_config(directory)
-    stock_class = _stock_class(stock_dict)
+    with _damage_told(directory):
+        stock_class = _stock_class(stock_dict)
     if stock_class is None:
         raise ValueError(
             f"{directory} is a {stock_dict['architectures'][0]}, which is neither a class of transformers nor "
@@ -80,7 +83,7 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
     structure = type(stock_class.__name__, (stock_class,), {"__init__": __init__, "__module__": __name__})
     if "torch_dtype" not in kwargs:
         kwargs.setdefault("dtype", "auto")
-    try:
+    with _damage_told(directory):
         model, info = structure.from_pretrained(
             directory,
             config=AutoConfig.for_model(**stock_dict),
@@ -88,11 +91,6 @@ def load_partitioned(directory: str | os.PathLike, **kwargs) -> PreTrainedModel:
             ignore_mismatched_sizes=True,
             **kwargs,
         )
-    except SafetensorError as error:
-        raise ValueError(
-            f"the weights in {directory} are damaged ({error}); was the copy or the run interrupted? Take an earlier "
-            "checkpoint."
-        ) from error
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     wrong = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": mismatched}
     wrong = {how: sorted(keys) for how, keys in wrong.items() if keys}
@@ -168,12 +166,14 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
         )
     report = _checked_report(model, hub)
     if report is None or report.kind != "adapter":
-        network = _from_pretrained(AutoModelForSeq2SeqLM, model, **kwargs)
+        with _damage_told(model):
+            network = AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
     else:
         # By its place in the export: exports are moved, and the adapter's config names the base as it was written.
         others = {name: value for name, value in kwargs.items() if name not in hub}
-        base = _from_pretrained(AutoModelForSeq2SeqLM, report.path / _BASE, **others)
-        network = merge_adapter(base, report.path)
+        with _damage_told(model):
+            base = AutoModelForSeq2SeqLM.from_pretrained(report.path / _BASE, **others)
+            network = merge_adapter(base, report.path)
     refuse_nan(network, f"the network in {model}")
     return network
 
@@ -230,7 +230,8 @@ def load_processor(model: str | os.PathLike, network: PreTrainedModel, **hub):
     if _find(model, IMAGE_PROCESSOR_NAME, hub) is None:
         return None
     _checked_report(model, hub, weights=False)
-    return AutoImageProcessor.from_pretrained(model, **hub)
+    with _damage_told(model):
+        return AutoImageProcessor.from_pretrained(model, **hub)
 
 
 def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTrainedModel:
@@ -292,16 +293,17 @@ def _checked_report(model: str | os.PathLike, hub: dict, weights: bool = True) -
     return report
 
 
-def _from_pretrained(loader, *positional, **kwargs):
-    """Load as the loader of transformers does; damaged files end in the errors that a user's mistakes end in."""
+@contextlib.contextmanager
+def _damage_told(model: str | os.PathLike) -> Iterator[None]:
+    """Say by a ValueError that what is loaded in the block is damaged, whatever a library raises for that."""
     try:
-        return loader.from_pretrained(*positional, **kwargs)
-    except (OSError, ValueError, ImportError):  # sentences of their own
+        yield
+    except (OSError, ValueError, ImportError, MemoryError, torch.OutOfMemoryError):  # which say it, or something else
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"{positional[0]} does not load ({what}); are its files damaged, or of several models? Take another copy."
+            f"{model} does not load ({type(error).__name__}: {error}): its files are damaged, or not those of one "
+            "model. Take another copy, or an earlier checkpoint."
         ) from error
 
 

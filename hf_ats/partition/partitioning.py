@@ -170,8 +170,12 @@ def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig]:
     Raises:
         ValueError: it is not the config of a partitioned model.
     """
-    model_type = config_dict.get("model_type", "")
+    model_type = str(config_dict.get("model_type"))
     if not model_type.startswith(_MODEL_TYPE_PREFIX) or _CONFIG_FIELD not in config_dict:
         raise ValueError(f"model_type={model_type!r} is not that of a partitioned checkpoint.")
     config_dict = dict(config_dict, model_type=model_type.removeprefix(_MODEL_TYPE_PREFIX))
-    return config_dict, PartitionConfig(**config_dict.pop(_CONFIG_FIELD))
+    fields = config_dict.pop(_CONFIG_FIELD)
+    try:
+        return config_dict, PartitionConfig(**fields)
+    except TypeError as error:
+        raise ValueError(f"{_CONFIG_FIELD}={fields!r} is not a PartitionConfig ({error}).") from None
