@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForSeq2SeqLM,
     MarianMTModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from ..checkpoint import load_tokenizer
+from ..checkpoint import load_network, load_tokenizer
 from ..data import check_code_of_prefix, train_tokenizer
 from ..partition import read_adapter_config
 from ..storage import draft
@@ -111,9 +110,8 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
                 getattr(config, layerdrop),
             )
             setattr(config, layerdrop, 0.0)
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        name, config=config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
-    )
+    how = dict(config=config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
+    model = load_network(name, **how)
     if isinstance(model, MarianMTModel) and not model.get_output_embeddings().weight[config.pad_token_id].any():
         keep_pad_row_zero_(model)  # as published Marian models have it, and CTranslate2 expects
     return load_tokenizer(args.resume_from_checkpoint or name), model

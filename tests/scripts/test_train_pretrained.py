@@ -87,11 +87,24 @@ def test_a_pad_row_that_is_zero_stays_zero_in_a_pretrained_marian_model(zero, tr
         model = MarianMTModel.from_pretrained(directory)
         torch.nn.init.ones_(model.lm_head.weight)
         model.save_pretrained(directory)
+        (directory / "export.json").unlink()  # changed on purpose
     model = loaded(directory)
     model(input_ids=torch.tensor([[5, 0]]), labels=torch.tensor([[6, 0]])).loss.backward()
     weight, pad = model.lm_head.weight, model.config.pad_token_id
     assert weight.grad[:pad].any() and weight[pad].any() != zero
     assert weight.grad[pad].any() != zero
+
+
+def test_a_pretrained_model_that_is_damaged_is_refused_before_training(bart, trained, tmp_path):
+    model = load_network(bart)
+    model.model.decoder.layers[0].fc1.weight.data[2, 3] = torch.nan
+    model.save_pretrained(tmp_path / "nan")
+    with pytest.raises(ValueError, match=r"nan holds NaN in model.decoder.layers.0.fc1.weight: "):
+        loaded(tmp_path / "nan")
+    shutil.copytree(trained.output_dir / "full", tmp_path / "full")
+    (tmp_path / "full/source.spm").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"full is not whole: source.spm is empty"):
+        loaded(tmp_path / "full")
 
 
 @pytest.mark.parametrize("names_its_base", [True, False])
