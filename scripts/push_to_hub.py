@@ -49,7 +49,7 @@ def main() -> None:
     positional, flag = arguments.pop("run_dir"), arguments.pop("run_dir_flag")
     if (positional is None) == (flag is None):
         parser.error(f"give one run directory, as an argument or by --run_dir, not {positional!r} and {flag!r}.")
-    run_directory, folder = positional or flag, arguments.pop("dry_run")
+    run_directory, folder = flag if positional is None else positional, arguments.pop("dry_run")
     if folder is not None:
         of_hub = ("private", "token", "revision", "commit_message", "commit_description", "create_pr", "overwrite")
         given = {name: arguments[name] for name in arguments if name not in of_hub}

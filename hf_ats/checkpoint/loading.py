@@ -165,6 +165,11 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
             "of the training, which holds all of them."
         )
     report = _checked_report(model, hub)
+    if report is None and Path(model).exists() and not any((Path(model) / name).is_file() for name in _CONFIGS):
+        raise FileNotFoundError(
+            f"{model} is not the directory of a model: it has no {CONFIG_NAME}. Give an export, such as core/ or "
+            "full/ of a run, a checkpoint-N, or another model."
+        )
     if report is None or report.kind != "adapter":
         with _damage_told(model):
             network = AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
@@ -245,6 +250,7 @@ def merge_adapter(base: PreTrainedModel, directory: str | os.PathLike) -> PreTra
 
 
 _BASE = "base"
+_CONFIGS = (CONFIG_NAME, "adapter_config.json")  # the second is that of PEFT
 
 # What an empty tokenizer of T5 or mBART has all the same.
 _WORD_START = "▁"

@@ -259,8 +259,8 @@ def copy_export(level: Level, directory: str | os.PathLike) -> None:
     Raises:
         FileExistsError: the directory holds something else, or is that export.
     """
-    target = Path(directory).resolve()
-    if target == level.directory.resolve():
+    target = Path(os.path.realpath(directory))
+    if target == Path(os.path.realpath(level.directory)):
         raise FileExistsError(f"{directory} is the export of {level.name!r} itself; name another directory.")
     check_replaceable(target)
     report = ExportReport.read(level.directory)

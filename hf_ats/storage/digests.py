@@ -78,6 +78,6 @@ def inside(directory: str | os.PathLike, name: str, *, links: bool = False) -> P
     if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name or Path(name).is_absolute():
         raise ValueError(f"{directory} names the file {name!r}, which is not a path inside it.")
     path = Path(directory).joinpath(*parts)
-    if not (links or path.resolve().is_relative_to(Path(directory).resolve())):
+    if not (links or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))):
         raise ValueError(f"{directory} names the file {name!r}, which is a link that leads out of it.")
     return path

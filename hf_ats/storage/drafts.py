@@ -28,7 +28,7 @@ def draft(target: str | os.PathLike, tag: str | None = None) -> Iterator[Path]:
         target: the directory to make; one that is there is replaced, and stays as it was if the block fails.
         tag: eight hexadecimal digits in the draft's name, by which other processes know it; by default random ones.
     """
-    target = Path(target).resolve()
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_drafts(target.parent, target.name)
     path = draft_of(target, tag or uuid.uuid4().hex[:8])
@@ -44,7 +44,7 @@ def draft(target: str | os.PathLike, tag: str | None = None) -> Iterator[Path]:
 
 def draft_of(target: str | os.PathLike, tag: str) -> Path:
     """Return the directory that `draft(target, tag)` yields."""
-    target = Path(target).resolve()
+    target = Path(os.path.realpath(target))
     return target.parent / f".{target.name}-{tag}"
 
 
@@ -60,7 +60,7 @@ def write_file(path: str | os.PathLike, data: str | bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    path = path.resolve()  # a link stays a link
+    path = Path(os.path.realpath(path))  # a link stays a link
     part = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         with part.open("xb") as file, _held(part):

@@ -13,6 +13,7 @@ from hf_ats.checkpoint import (
     export_core,
     export_full,
     load_network,
+    load_partitioned,
     load_tokenizer,
 )
 from hf_ats.deployment import copy_export, exported_levels
@@ -182,3 +183,40 @@ def test_names_that_leave_an_export_are_refused_wherever_it_is_read(name, run):
     for read in (ExportReport.read, load_network, load_tokenizer, check_replaceable):
         with pytest.raises(ValueError, match=r"not a path inside it|which no export writes"):
             read(run / "core")
+
+
+# ---- What is no model at all ----
+
+
+def test_what_is_no_model_is_said_to_be_none(run, tmp_path):
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    for place in (run, tmp_path / "text", tmp_path / "empty"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"{place} is not the directory of a model: it has no config.json"
+        ):
+            load_network(place)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="[Ll]oop|symbolic links|File exists"):
+        export_core(partitioned("marian"), tmp_path / "loop")
+
+
+@pytest.mark.parametrize("config", ["null", "[1]", "{", "", '{"model_type": 5}', '{"a": 1}', "[" * 100_000])
+def test_a_config_of_anything_else_is_a_sentence(config, run):
+    (run / "core/export.json").unlink()
+    (run / "core/config.json").write_text(config)
+    for load in (load_network, load_partitioned):
+        with pytest.raises((OSError, ValueError)):
+            load(run / "core")
+    partitioned("marian").save_pretrained(run / "checkpoint")
+    whole = json.loads((run / "checkpoint/config.json").read_text())
+    for name, odd in (
+        ("ats_partition", 5),
+        ("ats_partition", {"ratios": 5}),
+        ("architectures", None),
+        ("d_model", "x"),
+    ):
+        assert name in whole
+        (run / "checkpoint/config.json").write_text(json.dumps(whole | {name: odd}))
+        with pytest.raises((OSError, ValueError)):
+            load_partitioned(run / "checkpoint")

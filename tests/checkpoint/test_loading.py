@@ -180,7 +180,7 @@ def test_damaged_weights_are_refused(tmp_path):
     partitioned("marian").save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"are damaged .*earlier checkpoint"):
+    with pytest.raises(ValueError, match=r"its files are damaged.*earlier checkpoint"):
         load_partitioned(tmp_path)
     weights.unlink()
     with pytest.raises(OSError, match=r"model.safetensors"):
