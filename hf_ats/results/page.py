@@ -135,12 +135,21 @@ def _read_log(directory: Path) -> list[dict]:
     if not state_file.is_file():
         return []
     state = read_json(state_file, "remove it, and the page has no curves, or put back what the trainer wrote.")
-    if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
+    log = state.get("log_history") if isinstance(state, dict) else None
+    if not isinstance(log, list) or not all(map(_is_entry, log)):
         raise ValueError(
-            f"{state_file} holds no log_history; remove it, and the page has no curves, or put back what the trainer "
-            "wrote."
+            f"{state_file} holds no log_history of steps and numbers; remove it, and the page has no curves, or put "
+            "back what the trainer wrote."
         )
-    return state["log_history"]
+    return log
+
+
+def _is_entry(entry) -> bool:
+    """Return whether it is what a trainer logs at a step; what no curve shows may be anything."""
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+        return False
+    shown = [entry["step"], *(value for name, value in entry.items() if name.startswith(("loss", "eval_")))]
+    return all(value is None or type(value) is float or (type(value) is int and abs(value) < 2**63) for value in shown)
 
 
 def _subtitle(results: dict) -> str:

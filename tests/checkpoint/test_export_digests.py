@@ -197,7 +197,7 @@ def test_what_is_no_model_is_said_to_be_none(run, tmp_path):
         ):
             load_network(place)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(OSError, match="[Ll]oop|symbolic links|File exists"):
+    with pytest.raises(OSError, match=r"[Ll]oop|symbolic links|File exists"):
         export_core(partitioned("marian"), tmp_path / "loop")
 
 

@@ -87,6 +87,14 @@ def test_a_field_is_named_with_what_it_holds(tmp_path):
         read_results(tmp_path / "results.json")
 
 
+@pytest.mark.parametrize("odd", [None, [], "text", {"loss_full": 1.0}, {"step": None}, {"step": 1, "loss_full": [2]}])
+def test_a_log_of_odd_types_is_a_sentence(odd, tmp_path):
+    (tmp_path / "results.json").write_text(EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 1, "loss_full": 1e20}, odd]}))
+    with pytest.raises(ValueError, match=r"trainer_state.json holds no log_history of steps and numbers; remove it"):
+        write_report_page(tmp_path)
+
+
 HOSTILE = [
     "\"quotes\" 'of' both kinds: [",
     "a\n---\nb: [c\n# Heading",
