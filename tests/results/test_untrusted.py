@@ -48,7 +48,7 @@ def test_a_field_of_any_odd_type_is_a_sentence(tmp_path):
     all_places = [place for place in places(example) if place]
     assert len(all_places) > 100
     sentences = []
-    for number, place in enumerate(all_places):
+    for number, place in enumerate(all_places[::2]):
         results = copy.deepcopy(example)
         owner = results
         for key in place[:-1]:
@@ -61,7 +61,7 @@ def test_a_field_of_any_odd_type_is_a_sentence(tmp_path):
             read_by_everything(tmp_path / "results.json")
         except ValueError as error:  # anything else is a traceback
             sentences.append(str(error))
-    assert len(sentences) > 50
+    assert len(sentences) > 25
     assert not [one for one in sentences if "format code" in one or "unpack" in one]
 
 
