@@ -59,7 +59,9 @@ def _specification(name: str) -> bytes:
             minloglevel=2,
             **({"normalization_rule_tsv": str(path)} if path.exists() else {"normalization_rule_name": name}),
         )
-    return sentencepiece.SentencePieceNormalizer(model_proto=model.getvalue()).serialized_model_proto()
+    # Field 6 of field 3, empty: the path of the table, by which two trainings would give two tokenizers.
+    proto = model.getvalue() + b"\x1a\x02\x32\x00"
+    return sentencepiece.SentencePieceNormalizer(model_proto=proto).serialized_model_proto()
 
 
 def _table() -> str:

@@ -1,9 +1,11 @@
 """Drafts: a directory or file of its final name is always whole, whenever the process is killed."""
 
 import contextlib
+import ctypes
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,15 +147,31 @@ def _sync(path: str | os.PathLike) -> None:
 
 
 def _move(path: Path, target: Path) -> None:
-    """Rename a directory to `target`; remove what was there afterwards, or put it back if that fails."""
-    old = path.with_name(f"{path.name}-old")
-    if target.exists():
-        target.rename(old)
-    try:
+    """Rename a directory to `target`, and remove what was there, which stays where it was if that fails.
+
+    At any moment the name holds one or the other, but for an instant where the system cannot exchange two names; then
+    `remove_drafts` puts back what was there.
+    """
+    if not target.exists():
         path.rename(target)
-    except OSError:
-        if old.exists():
+    elif _exchanged(path, target):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        old = path.with_name(f"{path.name}-old")
+        target.rename(old)
+        try:
+            path.rename(target)
+        except OSError:
             old.rename(target)
-        raise
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange the names of two directories at once, by Linux's renameat2; return whether that could be done."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if exchange is None:
+        return False
+    here, both = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of its header files
+    return exchange(here, os.fsencode(one), here, os.fsencode(other), both) == 0

@@ -1,14 +1,15 @@
-"""The outcomes of bad input are told apart, every flag is tried, and the tables count what was recorded."""
+"""A sample of the trials of docs/reliability.md, through the same code; outcomes, flags and tables of all of them."""
 
 import json
+import random
 import sys
 
 import pytest
 
-from benchmarks.reliability import inputs, table
+from benchmarks.reliability import inputs, kills, table
 from benchmarks.reliability.bad_flags import bad_values, flags_of
 from benchmarks.reliability.cases import BASES, Case
-from benchmarks.reliability.inputs import OUTCOMES, Trials, failure
+from benchmarks.reliability.inputs import GOOD, OUTCOMES, Trials, failure
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,24 @@ def material(tmp_path_factory):
 @pytest.fixture
 def trials(material, tmp_path):
     return Trials(material, tmp_path)
+
+
+def test_some_bad_input_of_every_kind_ends_in_a_sentence_or_a_right_result(trials, material):
+    cases = inputs.all_cases(material)
+    assert len(cases) > 2000 and len({case.title for case in cases}) == len(cases)
+    kinds: dict[str, list[Case]] = {}
+    for case in cases:
+        kinds.setdefault(case.kind, []).append(case)
+    assert len(kinds) >= 13
+    found = [trials.run(case) for some in kinds.values() for case in some[:2]]
+    assert [line for line in found if line["outcome"] not in GOOD] == []
+
+
+@pytest.mark.law(number=2)
+def test_a_run_that_is_killed_goes_on_to_the_same_end(tmp_path):
+    (trial,) = kills.set_up(tmp_path, ["rank"]).values()
+    found = kills.killed_run(trial, random.Random(0), tmp_path / "killed" / "run", most=2)
+    assert found and [kill for kill in found if not kill["equal"]] == []
 
 
 def test_every_command_succeeds_with_its_base(trials):

@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from hf_ats.storage import draft, draft_of, remove_drafts, write_file
+from hf_ats.storage import draft, draft_of, drafts, remove_drafts, write_file
 
 SPAWN = multiprocessing.get_context("fork")
 
@@ -22,7 +23,10 @@ def write_and_die(target) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_draft_takes_its_place_when_all_of_it_is_written(tmp_path):
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_draft_takes_its_place_when_all_of_it_is_written(exchanges, tmp_path, monkeypatch):
+    if not exchanges:
+        monkeypatch.setattr(drafts, "_exchanged", lambda one, other: False)
     target = tmp_path / "core"
     for content in ("first", "second"):
         with draft(target) as path:
@@ -68,6 +72,17 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     remove_drafts(tmp_path)
     assert names(tmp_path) == ["core"]
     assert (tmp_path / "core/weights").read_text() == "first"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="two names cannot be exchanged at once")
+def test_a_name_never_lacks_its_directory_while_it_is_replaced(tmp_path, monkeypatch):
+    target, original, seen = tmp_path / "core", Path.rename, []
+    with draft(target) as path:
+        (path / "weights").write_text("first")
+    monkeypatch.setattr(Path, "rename", lambda one, other: seen.append(one) or original(one, other))
+    with draft(target) as path:
+        (path / "weights").write_text("second")
+    assert not seen and (target / "weights").read_text() == "second" and names(tmp_path) == ["core"]
 
 
 def test_only_drafts_are_removed(tmp_path):
