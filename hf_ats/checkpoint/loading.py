@@ -151,8 +151,8 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
 
     Raises:
         ImportError: peft, which an adapter needs, is not installed.
-        ValueError: there is no such level; a file of an export is missing, cut off or altered; weights are NaN; and as
-            `load_partitioned`.
+        ValueError: there is no such level; a file of an export is missing, cut off or altered; a weight is missing,
+            NaN or infinite; and as `load_partitioned`.
     """
     if is_partitioned_checkpoint(model):
         network = load_partitioned(model, **kwargs)
@@ -172,7 +172,13 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
         )
     if report is None or report.kind != "adapter":
         with _damage_told(model):
-            network = AutoModelForSeq2SeqLM.from_pretrained(model, **kwargs)
+            network, info = AutoModelForSeq2SeqLM.from_pretrained(model, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"{model} lacks {missing[0]} and {len(missing) - 1} more of the weights that its {CONFIG_NAME} "
+                "describes, and transformers would draw them at random; its files are damaged, or not those of one "
+                "model. Take another copy."
+            )
     else:
         # By its place in the export: exports are moved, and the adapter's config names the base as it was written.
         others = {name: value for name, value in kwargs.items() if name not in hub}

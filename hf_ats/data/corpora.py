@@ -75,6 +75,8 @@ def load_corpus(
     check_language_pair(source_lang, target_lang)
     prefixes = {"train": train_prefix, "validation": validation_prefix, "test": test_prefix}
     prefixes = {split: prefix for split, prefix in prefixes.items() if prefix is not None}
+    if dataset_name is not None and not dataset_name.strip():
+        raise ValueError(f"dataset_name={dataset_name!r} names no data set; give an id of the Hub or a directory.")
     if dataset_name is not None and prefixes:
         raise ValueError(
             f"dataset_name={dataset_name!r} and {next(iter(prefixes))}_prefix={next(iter(prefixes.values()))!r} are "

@@ -87,7 +87,7 @@ class FilledHeadsLinear(nn.Linear):
 
 
 def refuse_nan(model: nn.Module, what: str) -> None:
-    """Raise ValueError if a tensor holds something that is not a number; it names the first.
+    """Raise ValueError if a tensor holds something that is not a number, or a parameter infinity; it names the first.
 
     Args:
         model: any module; tensors without data (of the meta device) or of fewer than 16 bits are passed over.
@@ -95,10 +95,11 @@ def refuse_nan(model: nn.Module, what: str) -> None:
     """
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         held = tensor.is_floating_point() and tensor.element_size() > 1 and tensor.device.type != "meta"
-        if held and tensor.isnan().any():
+        is_nan = held and tensor.isnan().any()
+        if is_nan or (held and isinstance(tensor, nn.Parameter) and tensor.isinf().any()):
             raise ValueError(
-                f"{what} holds NaN in {name}: the training that it comes from diverged, or a file is damaged. Take an "
-                "earlier checkpoint, or another copy."
+                f"{what} holds {'NaN' if is_nan else 'infinity'} in {name}: the training that it comes from diverged, "
+                "or a file is damaged. Take an earlier checkpoint, or another copy."
             )
 
 

@@ -67,7 +67,7 @@ def manual_parser(manual: str) -> argparse.ArgumentParser:
 
 def count(word: str) -> int:
     """Return the number that a word of the command line says; argparse's error if it is not 1 or more."""
-    if not word.strip().isdecimal() or int(word) < 1:
+    if not word.strip().isdecimal() or not 1 <= int(word) <= sys.maxsize:
         raise argparse.ArgumentTypeError(f"{word} is not a count; write 1 or more")
     return int(word)
 

@@ -11,12 +11,17 @@ from transformers import set_seed
 
 from ..checkpoint import check_replaceable
 from ..partition import names_of_levels
+from ..results import RESULTS
 from ..storage import remove_drafts
 from ..training import ATSTrainingArguments, refuse_another_training, refuse_no_training, trained_levels
+from .command import check_output
 from .memory import keep_freed_memory
 from .resume import compare_settings, find_checkpoint, refuse_earlier_run
 
 logger = logging.getLogger(__name__)
+
+# What the report writes, beside a file of translations for each network.
+_FILES = (RESULTS, "report.html", "training.png", "trainer_state.json")
 
 
 def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) -> None:
@@ -60,8 +65,11 @@ def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) 
         ) from error
     refuse_earlier_run(args)
     names = names_of_levels(cores)
-    for level in trained_levels(args.schedule, len(names)):
-        check_replaceable(output_dir / names[level])
+    trained = [names[level] for level in trained_levels(args.schedule, len(names))]
+    for name in trained:
+        check_replaceable(output_dir / name)
+    for name in (*_FILES, *(f"translations.{name}.txt" for name in trained)):
+        check_output("--output_dir", output_dir / name)
 
 
 def warn_of_slow_halves(args: ATSTrainingArguments) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -134,7 +135,7 @@ class _AlternatingArguments:
                 raise ValueError(f"{name}={value} is not a number that training can go by; write a finite one.")
         for name in _POSITIVE:
             value = getattr(self, name, None)
-            if value is not None and value < 1:
+            if value is not None and not 1 <= value <= sys.maxsize:
                 raise ValueError(f"{name}={value} is not a count; write 1 or more, or leave it out.")
         for name, (least, limit) in _RANGES.items():
             value = getattr(self, name)

@@ -101,6 +101,15 @@ def test_a_pretrained_model_that_is_damaged_is_refused_before_training(bart, tra
     model.save_pretrained(tmp_path / "nan")
     with pytest.raises(ValueError, match=r"nan holds NaN in model.decoder.layers.0.fc1.weight: "):
         loaded(tmp_path / "nan")
+    model.model.decoder.layers[0].fc1.weight.data[2, 3] = torch.inf
+    model.save_pretrained(tmp_path / "inf")
+    with pytest.raises(ValueError, match=r"inf holds infinity in model.decoder.layers.0.fc1.weight: "):
+        loaded(tmp_path / "inf")
+    shutil.copytree(bart, tmp_path / "deeper")
+    config = json.loads((bart / "config.json").read_text())
+    (tmp_path / "deeper/config.json").write_text(json.dumps(config | {"encoder_layers": config["encoder_layers"] + 1}))
+    with pytest.raises(ValueError, match=r"deeper lacks model.encoder.layers.2.fc1.bias and \d+ more of the weights"):
+        loaded(tmp_path / "deeper")
     shutil.copytree(trained.output_dir / "full", tmp_path / "full")
     (tmp_path / "full/source.spm").write_bytes(b"")
     with pytest.raises(ValueError, match=r"full is not whole: source.spm is empty"):

@@ -19,6 +19,7 @@ def refused(message: str, *arguments) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ("--dataset_name=", "dataset_name='' names no data set; give an id of the Hub or a directory"),
         ("--ratios 1.5", r"ratios=[1.5] must lie between 0 and 1"),
         ("--test_prefix nowhere/test", "The prefix 'nowhere/test' has no text for the language 'de'"),
         ("--max_tokens 10", "max_tokens=10 is smaller than sentence"),
@@ -83,7 +84,7 @@ def test_a_pretrained_model_needs_its_tokenizer_and_its_own_codes(wrong, trained
     words = f"--model_name_or_path {model} --output_dir {tmp_path / 'run'} {TRAINING} --ratios 0.25".split()
     words += prefixes(corpus)
     if wrong == "nothing":
-        for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json"):
+        for name in ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json", "export.json"):
             (model / name).unlink()
         refused("the tokenizer of .*model cannot be loaded .*If its files are missing or damaged, save it", *words)
     else:
@@ -126,6 +127,11 @@ def test_what_the_report_will_decode_with_is_tried_before(corpus, tmp_path, monk
 
     monkeypatch.setattr(MarianMTModel, "generate", generate)
     refused("3 beams are 24 too many", *training_arguments(corpus, tmp_path, "--generation_num_beams 3"))
+
+
+def test_a_directory_where_the_report_writes_a_file_is_found(corpus, tmp_path):
+    (tmp_path / "translations.core.txt").mkdir()
+    refused(r"translations\.core\.txt cannot be written; give a file", *training_arguments(corpus, tmp_path))
 
 
 @pytest.mark.parametrize(("more", "name"), [("", "core"), ("--method none --schedule full", "full")])
