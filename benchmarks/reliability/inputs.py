@@ -158,8 +158,8 @@ def failure(case: Case, status: int | None, steps: int, err: str) -> tuple[str, 
         return None
     if not said or case.right == "accept":
         return REFUSED_WRONGLY, said
-    # What can only be seen in a step ends in that step, and names the loss.
-    late = steps and not re.search(r"\bloss\b", said)
+    # What can only be seen in a step ends in that step, and says of the loss or of a weight that it is not finite.
+    late = steps and not re.search(r"\bloss\b|\bnot finite\b", said)
     return (REFUSED_LATE if late else REFUSED), said
 
 
