@@ -146,11 +146,18 @@ class Fork:
         for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", buffering=1))
         # Which processes share: one that is killed while it holds the lock would stop all others.
-        tqdm.tqdm.set_lock(threading.RLock())
+        lock = threading.RLock()
+        for bar in _kinds(tqdm.tqdm):
+            bar.set_lock(lock)
         os.chdir(directory)
         scratch = directory.parent / f"{directory.name}.tmp"  # what dies in it goes with the benchmark's folder
         scratch.mkdir(exist_ok=True)
         tempfile.tempdir = str(scratch)
+
+
+def _kinds(base: type) -> list[type]:
+    """Return a class and all that are made from it."""
+    return [base, *(kind for derived in base.__subclasses__() for kind in _kinds(derived))]
 
 
 def _run(command: str, arguments: list[str], *around: Callable[[], None] | None) -> int:
