@@ -150,7 +150,7 @@ def _first(change: Callable[[str, torch.Tensor], dict]) -> Callable[[dict], dict
 _STATES: dict[str, Callable[[dict], dict]] = {
     "a tensor missing": _first(lambda name, tensor: {}),
     "a tensor renamed": _first(lambda name, tensor: {f"{name}x": tensor}),
-    "a tensor of another shape": _first(lambda name, tensor: {name: tensor[:1].clone()}),
+    "a tensor of another shape": _first(lambda name, tensor: {name: tensor.flatten()[1:].clone()}),
     "a tensor that is NaN": _first(lambda name, tensor: {name: tensor * float("nan")}),
     "a tensor too many": lambda state: state | {"more": torch.zeros(1)},
     "half precision": lambda state: {name: tensor.half() for name, tensor in state.items()},
