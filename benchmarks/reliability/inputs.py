@@ -131,7 +131,8 @@ class Trials:
         expected, printed = self._expected[key]
         found = differences(expected, directory)
         own = [f"{case.damaged} ", f"{case.damaged}/"]
-        if case.damaged.startswith("run/checkpoint-4/"):  # which is made anew by a run that goes on from another
+        # It is made anew by a run that goes on from another.
+        if (case.damaged or "").startswith("run/checkpoint-4/"):
             own.append("run/checkpoint-4/")
         found = [one for one in found if not one.startswith(tuple(own))]
         if case.command != "train" and printed != out:

@@ -89,6 +89,7 @@ def test_each_flag_of_each_command_is_tried():
         flags = {
             action.option_strings[0] for action in flags_of(command) if action.option_strings and action.nargs != 0
         }
+        flags.discard("--torch_compile_mode")  # any value of which compiles
         assert {flag for name, flag in tried if name == command} == flags
 
 

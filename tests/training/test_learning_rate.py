@@ -127,7 +127,7 @@ def test_a_scheduler_of_ones_own_is_kept(tmp_path):
         (dict(warmup_steps=0), "warmup_init_lr=0.001 needs steps to warm up in; write warmup_steps=4000"),
         (dict(lr_scheduler_kwargs={"timescale": 9}), "leave lr_scheduler_kwargs=.*timescale.* or warmup_init_lr out"),
         (dict(learning_rate=1e-4), "warmup_init_lr=0.001 is more than learning_rate=0.0001"),
-        (dict(warmup_init_lr=float("nan")), "warmup_init_lr=nan is more than learning_rate"),
+        (dict(warmup_init_lr=float("nan")), "warmup_init_lr=nan is not a number that training can go by"),
     ],
 )
 def test_what_has_no_such_warm_up_is_refused(fields, message, tmp_path):
