@@ -1,6 +1,7 @@
 """The house: imports point down, rooms are entered by their doors, the library knows nothing of the application."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "hf_ats"
 SCRIPTS = PACKAGE.parent / "scripts"
 # From the ground up: a room imports rooms of lower floors.
 FLOORS = [
-    ["remote_code", "storage"],
+    ["remote_code", "storage", "partial_sgd"],
     ["partition", "data"],
     ["training", "checkpoint"],
     ["evaluation"],
@@ -21,7 +22,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 DATA_FOLDERS = {"model_cards", "recipes"}  # templates and recipes: files, no code
-LIBRARY = ("remote_code", "storage", "partition", "training", "checkpoint")
+LIBRARY = ("remote_code", "storage", "partial_sgd", "partition", "training", "checkpoint")
 FILES = [
     *(file for room in FLOOR for file in sorted((PACKAGE / room).rglob("*.py"))),
     PACKAGE / "trainers.py",
@@ -82,6 +83,18 @@ def test_the_library_has_no_line_about_cifar():
     for room in LIBRARY:
         for file in sorted((PACKAGE / room).rglob("*.py")):
             assert "cifar" not in file.read_text(encoding="utf-8").lower(), file
+
+
+def test_partial_sgd_knows_torch_alone():
+    for file in sorted((PACKAGE / "partial_sgd").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                roots = [alias.name.split(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                roots = [node.module.split(".")[0]]
+            else:
+                continue
+            assert set(roots) <= {"torch", *sys.stdlib_module_names}, file
 
 
 def test_what_travels_with_a_core_needs_nothing_else_of_the_package():
