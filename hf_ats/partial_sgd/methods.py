@@ -33,7 +33,8 @@ class SGD:
 class DropoutOfWeights:
     """Each element is in the mask with probability `keep` (the paper's mu); the rest are zero in the forward pass.
 
-    As in the paper, what is kept is not scaled by `1 / keep`, and a mask holds for the whole batch.
+    As in the paper, what is kept is not scaled by `1 / keep`, and a mask holds for the whole batch. Frozen parameters
+    stay as they are.
     """
 
     def __init__(self, keep: float, seed: int = 0):
@@ -43,7 +44,8 @@ class DropoutOfWeights:
     def choose(self, step: int, point: Point) -> Choice:
         """Return the sub-network of a mask that is drawn anew in each step."""
         generator = drawn(self.seed, step)
-        mask = {name: torch.rand(p.shape, generator=generator) < self.keep for name, p in point.parameters.items()}
+        trained = {name: p for name, p in point.parameters.items() if p.requires_grad}
+        mask = {name: torch.rand(p.shape, generator=generator) < self.keep for name, p in trained.items()}
         return subnetwork(point.parameters, mask)
 
 

@@ -28,14 +28,14 @@ def neuron_layer(model: nn.Module, rows: Sequence[str] = (), columns: Sequence[s
     """Return a layer of neurons of a model.
 
     Args:
-        model: whose trainable parameters `rows` and `columns` name, see `NeuronLayer`.
+        model: whose parameters `rows` and `columns` name, see `NeuronLayer`.
         rows: such as `["fc1.weight", "fc1.bias"]`.
         columns: such as `["fc2.weight"]`.
 
     Raises:
-        ValueError: a name is not a trainable parameter, or the parameters do not agree in the number of neurons.
+        ValueError: a name is not a parameter, or the parameters do not agree in the number of neurons.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = dict(model.named_parameters())
     sizes = {}
     for dimension, names in enumerate((rows, columns)):
         for name in names:

@@ -31,15 +31,18 @@ class Choice:
     within: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
+@torch.no_grad()
 def subnetwork(parameters: Tensors, mask: Mask) -> Choice:
     """Return the choice that trains the sub-network of a mask: the mask, and `dx = -(1 - p) * x`."""
     perturbation = {}
     for name, kept in mask.items():
         parameter = named(parameters, name, "mask")
-        if not isinstance(kept, Tensor):
-            kept = torch.tensor(kept).expand(parameter.shape)
+        if kept is True:
+            continue
+        if kept is False:
+            kept = torch.zeros_like(parameter, dtype=torch.bool)
         _check_mask(name, kept, parameter)
-        perturbation[name] = torch.where(kept.to(parameter.device), torch.zeros_like(parameter), -parameter)
+        perturbation[name] = torch.where(kept.to(parameter.device), 0, -parameter)
     return Choice(mask, perturbation)
 
 
@@ -48,7 +51,8 @@ class Point:
     """Where a step begins.
 
     Args:
-        parameters: `x_t` by name, not to be written to.
+        parameters: `x_t` by name, not to be written to. Those that require no gradient are frozen: a mask that has
+            them trains nothing, and a perturbation moves them like any other.
         gradient: returns the (stochastic) gradient at `x_t` by name: one call of the closure, however often it is
             asked for. Parameters that the loss does not depend on are left out. Where the choice then has no
             perturbation, it is the gradient of the step too.
@@ -78,7 +82,7 @@ class PartialSGD:
     """Runs a method on a model, with any torch optimizer underneath.
 
     Args:
-        model: any module; its parameters that require a gradient are `x`.
+        model: any module.
         optimizer: holds parameters of the model, and steps as ever: learning rate, momentum, weight decay are its own.
         method: chooses the mask and the perturbation of each step.
 
@@ -125,9 +129,9 @@ class PartialSGD:
 
         After an exception the parameters, the buffers, the optimizer's state and `steps_done` are what they were.
         """
-        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        parameters = dict(self.model.named_parameters())
         at_x = functools.cache(lambda: self._gradient(closure, parameters, Choice()))
-        point = Point({name: p.detach() for name, p in parameters.items()}, lambda: at_x()[1])
+        point = Point(parameters, lambda: at_x()[1])
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             chosen = self.method.choose(self.steps_done, point)
@@ -161,6 +165,7 @@ class PartialSGD:
 
     @staticmethod
     def _gradient(closure, parameters, choice):
+        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         before = {name: parameters[name].detach().clone() for name in choice.perturbation}
         try:
             with torch.no_grad():
@@ -173,15 +178,13 @@ class PartialSGD:
                         f"the closure returned {_told(loss)}, but must return the loss: a tensor of one element that "
                         f"was computed from the model's parameters, before any backward pass"
                     )
-                found = torch.autograd.grad(loss.squeeze(), list(parameters.values()), allow_unused=True)
+                found = torch.autograd.grad(loss.squeeze(), list(trained.values()), allow_unused=True)
         finally:
             with torch.no_grad():
                 for name, value in before.items():
                     parameters[name].copy_(value)
         gradient = {
-            name: g.to_dense() if g.is_sparse else g
-            for name, g in zip(parameters, found, strict=True)
-            if g is not None
+            name: g.to_dense() if g.is_sparse else g for name, g in zip(trained, found, strict=True) if g is not None
         }
         return loss.detach().squeeze(), gradient
 
@@ -232,7 +235,7 @@ def _check_mask(name: str, mask, parameter: Tensor) -> None:
 def named(parameters: Tensors, name: str, what: str) -> Tensor:
     """Return the parameter of a name that `what` uses, or raise a ValueError that names both."""
     if name not in parameters:
-        raise ValueError(f"the {what} names '{name}', which is not among the model's trainable parameters")
+        raise ValueError(f"the {what} names '{name}', which is not a parameter of the model")
     return parameters[name]
 
 

@@ -174,7 +174,7 @@ def test_dropout_of_weights_trains_the_network_of_its_mask():
 
 
 def test_dropout_draws_each_element_with_its_probability():
-    point = Point({"w": torch.ones(200, 200)}, dict)
+    point = Point({"w": torch.nn.Parameter(torch.ones(200, 200))}, dict)
     mask = DropoutOfWeights(keep=0.3).choose(0, point).mask["w"]
     assert mask.float().mean() == pytest.approx(0.3, abs=0.01)
     for dimension in (0, 1):

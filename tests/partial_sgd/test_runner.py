@@ -161,6 +161,18 @@ def test_parameters_that_need_no_gradient_or_get_none_are_left_alone():
     assert not torch.equal(before["0.weight"], after["0.weight"])
 
 
+def test_a_core_without_frozen_weights_is_trained_without_them_and_they_are_put_back():
+    model = network()
+    model[2].weight.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.5)
+    before, _ = snapshot(model, optimizer)
+    (step,) = run(PartialSGD(model, optimizer, FixedMask({"2.weight": False})), batches(1))
+    after, states = snapshot(model, optimizer)
+    assert torch.equal(bits(before["2.weight"]), bits(after["2.weight"])) and not states["2.weight"]
+    assert not step.gradients[0]["0.weight"].any()  # nothing came through the zeros
+    assert not torch.equal(before["2.bias"], after["2.bias"])
+
+
 class Returns:
     def __init__(self, choice):
         self.choice = choice

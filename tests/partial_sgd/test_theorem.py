@@ -220,7 +220,7 @@ def test_theorem_1_without_masks_is_that_of_sgd():
 
 
 def test_slimmable_is_sgd_on_the_sum_of_the_networks_losses():
-    """The core's loss `f(p * x)` has the gradient `p * grad f` at `p * x`: its L is at most f's, the sum's at most 2 L."""
+    """The loss of a core, `f(p * x)`, has the gradient `p * grad f` at `p * x`: an L of at most that of f."""
     model = Network()
     core = model.methods()["fixed mask"].mask
     base = 1 / (2 * model.smoothness)
