@@ -3,8 +3,9 @@ r"""Kill runs at random moments, go on, and compare what they leave with a run t
     python -m benchmarks.reliability.kills --kills 1000 --jobs 2
 
 A run trains a tiny network and its core for a dozen steps, saves, evaluates, exports and reports; some export a
-checkpoint again by `hf-ats export`. It is killed at a moment drawn uniformly over its time on the processor, and goes
-on with `--resume_from_checkpoint True`, or from the start where there is no checkpoint yet; it may be killed again.
+checkpoint again by `hf-ats export`. It is killed at a moment drawn uniformly over its time on the processor, one time
+in four while it saves, and goes on with `--resume_from_checkpoint True`, or from the start where there is no checkpoint
+yet; it may be killed again.
 Each kill is a line of --lines. This benchmark can be killed too: the same command makes the runs that are missing.
 """
 
@@ -102,6 +103,7 @@ def killed_run(trial: Trial, draw: random.Random, directory: Path, most: int = 6
     while failed is None and command < len(trial.commands):
         moment = draw.uniform(0, trial.left_after(command))
         number = draw.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [8, 1, 1])[0]
+        aims = draw.random() < 0.25
         while command < len(trial.commands):
             name, *arguments = trial.commands[command]
             resumed = name == "train" and any(directory.glob("run/checkpoint-*"))
@@ -110,9 +112,12 @@ def killed_run(trial: Trial, draw: random.Random, directory: Path, most: int = 6
             if kills:
                 kills[-1].setdefault("then", "resumed" if resumed else "the same command")
             child = Fork(name, arguments, directory, at_start=watch(phase, name))
-            status = child.wait_cpu(moment if len(kills) < most else math.inf)
+            if aims and name == "train" and len(kills) < most:
+                status = wait_for_saving(child, phase, draw.randrange(3))
+            else:
+                status = child.wait_cpu(moment if len(kills) < most else math.inf)
             if status is None:
-                status = child.wait(draw.uniform(0, 0.02))  # a moment in which it may wait for the disk
+                status = child.wait(draw.uniform(0, 0.03))  # in which it may wait for the disk
             moment -= child.cpu_seconds
             if status is None:
                 seen = PHASES[phase[0]]
@@ -132,6 +137,17 @@ def killed_run(trial: Trial, draw: random.Random, directory: Path, most: int = 6
     if any(kill["signal"] != "SIGKILL" for kill in kills):
         found = [one for one in found if not _ON_REQUEST.match(one)]
     return [kill | {"equal": not found and not kill["torn"], "differs": found} for kill in kills]
+
+
+def wait_for_saving(child: Fork, phase: mmap.mmap, before: int) -> int | None:
+    """Return None when a run saves a checkpoint, after `before` others, or its status if it ends without that."""
+    saves, saving = 0, False
+    while (status := child.wait(0.001)) is None:
+        was, saving = saving, phase[0] == PHASES.index("saving")
+        saves += saving and not was
+        if saves > before:
+            return None
+    return status
 
 
 def torn_folders(expected: Path, directory: Path) -> list[str]:
