@@ -265,5 +265,7 @@ class _Beginning(TrainerCallback):
         self._trainer._began = time.monotonic()
         state.num_train_epochs = self._trainer._num_train_epochs
         state.compute_steps(args, state.max_steps)  # those of a checkpoint's run would stay
+        if self._trainer._resumed_from is not None and args.should_save:
+            self._trainer._remove_older(self._trainer._resumed_from)  # which a run that was killed could no more
         if state.global_step >= state.max_steps and state.is_world_process_zero:
             logger.warning(f"Step {state.global_step} of {state.max_steps} is reached; nothing is left to train.")

@@ -238,6 +238,12 @@ def test_older_checkpoints_are_removed_and_the_best_stays(tmp_path):
     assert_same_weights(trainer.model, load_partitioned(best))
 
 
+def test_what_a_killed_run_could_not_remove_is_removed_by_the_next(copy):
+    assert names(copy) == ["checkpoint-2", "checkpoint-4", "checkpoint-5", "run.json"]
+    run(copy, True, save_total_limit=2)
+    assert names(copy) == ["checkpoint-4", "checkpoint-5", "run.json"]
+
+
 # ---- Divergence ----
 
 
