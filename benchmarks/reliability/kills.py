@@ -4,8 +4,8 @@ r"""Kill runs at random moments, go on, and compare what they leave with a run t
 
 A run trains a tiny network and its core for a dozen steps, saves, evaluates, exports and reports; some export a
 checkpoint again by `hf-ats export`. It is killed at a moment drawn uniformly over its time on the processor, one time
-in four while it saves, and goes on with `--resume_from_checkpoint True`, or from the start where there is no checkpoint
-yet; it may be killed again.
+in four while it saves. It goes on with `--resume_from_checkpoint True`, or from the start where there is no checkpoint
+yet, and may be killed again.
 Each kill is a line of --lines. This benchmark can be killed too: the same command makes the runs that are missing.
 """
 
