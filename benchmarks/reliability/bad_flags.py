@@ -27,7 +27,7 @@ _ENDLESS = (
     "rounds",
 )
 # Never evaluate, and never log, are wishes too.
-_ENDLESSLY = {("eval_delay", "inf"), ("logging_steps", "inf"), ("max_latency_ms", "inf")}
+_ENDLESSLY = {("eval_delay", "inf"), ("max_grad_norm", "inf"), ("logging_steps", "inf"), ("max_latency_ms", "inf")}
 # What a flag needs beside it to have an effect, and what it takes the place of.
 _WITH = {
     "warmup_init_lr": "--lr_scheduler_type inverse_sqrt --warmup_steps 1",

@@ -87,7 +87,12 @@ def from_scratch(
 def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArguments):
     """Return `(tokenizer, model)` of a checkpoint, in float32 whatever it is stored in: mixed precision is --bf16."""
     name = model_args.model_name_or_path
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a field of another type has an error of its own in each version
+        raise ValueError(f"--model_name_or_path {name}: its config.json cannot be read ({error}).") from error
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
             f"--model_name_or_path {name} is quantised, and its weights are to be trained; give the model in full "
@@ -120,7 +125,7 @@ def from_pretrained(model_args: ModelArguments, args: ATSSeq2SeqTrainingArgument
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Raise a ValueError if a tokenizer cannot pad, or has entries that the embeddings of its model have no row for.
 
-    More rows than entries are fine, as mT5 has.
+    More rows than entries are fine, as mT5 has. The model's own special tokens must have rows too.
     """
     if tokenizer.pad_token_id is None:
         raise ValueError(
@@ -132,6 +137,14 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
     if getattr(tokenizer, "separate_vocabs", False):
         entries["target"] = tokenizer.target_encoder
         rows["target"] = len(model.get_output_embeddings().weight)
+    of_target = len((model.get_output_embeddings() or model.get_input_embeddings()).weight)
+    for token in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        index = getattr(model.config, token, None)
+        if isinstance(index, int) and not 0 <= index < of_target:
+            raise ValueError(
+                f"the config of {model.name_or_path} has {token}={index}, and the model {of_target} tokens; write "
+                "that of its tokenizer."
+            )
     for side, vocabulary in entries.items():
         needed = max(vocabulary.values()) + 1
         if needed > rows[side]:

@@ -127,6 +127,8 @@ class _AlternatingArguments:
 
     def _check_numbers(self):
         """Refuse numbers that no training can go by, of all fields, before anything is begun."""
+        if self.seed is None:
+            raise ValueError("seed=None is not a number; write one, or leave it out for 42.")
         for name in (field_.name for field_ in fields(self)):
             value = getattr(self, name)
             # Norms that are clipped at infinity are logged as they are; steps may end what epochs do not.

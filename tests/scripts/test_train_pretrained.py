@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, MarianMTModel, pipeline
 
-from hf_ats.checkpoint import load_network
+from hf_ats.checkpoint import load_network, load_tokenizer
 from hf_ats.results import read_results
 from hf_ats.run import ModelArguments
-from hf_ats.run.networks import from_pretrained
+from hf_ats.run.networks import check_tokenizer, from_pretrained
 from tests.scripts.conftest import POSITIONS
 from tests.support.models import tiny_model
 from tests.support.scripts import TRAINING, prefixes, run_here, train, training_arguments
@@ -110,6 +110,13 @@ def test_a_pretrained_model_that_is_damaged_is_refused_before_training(bart, tra
     (tmp_path / "deeper/config.json").write_text(json.dumps(config | {"encoder_layers": config["encoder_layers"] + 1}))
     with pytest.raises(ValueError, match=r"deeper lacks model.encoder.layers.2.fc1.bias and \d+ more of the weights"):
         loaded(tmp_path / "deeper")
+    (tmp_path / "deeper/config.json").write_text(json.dumps(config | {"decoder_start_token_id": "start"}))
+    with pytest.raises(ValueError, match="decoder_start_token_id"):
+        loaded(tmp_path / "deeper")
+    model = load_network(bart)
+    model.config.eos_token_id = 999
+    with pytest.raises(ValueError, match="has eos_token_id=999, and the model 300 tokens"):
+        check_tokenizer(load_tokenizer(bart), model)
     shutil.copytree(trained.output_dir / "full", tmp_path / "full")
     (tmp_path / "full/source.spm").write_bytes(b"")
     with pytest.raises(ValueError, match=r"full is not whole: source.spm is empty"):

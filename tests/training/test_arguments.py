@@ -65,6 +65,7 @@ def test_steps_may_end_what_epochs_do_not(tmp_path):
     ("name", "value", "message"),
     [
         ("per_device_train_batch_size", 0, "is not a count; write 1 or more, or leave it out"),
+        ("seed", None, "is not a number; write one"),
         ("per_device_eval_batch_size", 0, "is not a count"),
         ("per_device_eval_batch_size", 10**20, "is not a count"),
         ("gradient_accumulation_steps", -1, "is not a count"),
