@@ -137,6 +137,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
     if getattr(tokenizer, "separate_vocabs", False):
         entries["target"] = tokenizer.target_encoder
         rows["target"] = len(model.get_output_embeddings().weight)
+    for side, vocabulary in entries.items():
+        needed = max(vocabulary.values()) + 1
+        if needed > rows[side]:
+            raise ValueError(
+                f"the tokenizer of {model.name_or_path} has {needed} entries for the {side} and the model "
+                f"{rows[side]}; call model.resize_token_embeddings({needed}) and save the model again."
+            )
     of_target = len((model.get_output_embeddings() or model.get_input_embeddings()).weight)
     for token in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
         index = getattr(model.config, token, None)
@@ -144,13 +151,6 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
             raise ValueError(
                 f"the config of {model.name_or_path} has {token}={index}, and the model {of_target} tokens; write "
                 "that of its tokenizer."
-            )
-    for side, vocabulary in entries.items():
-        needed = max(vocabulary.values()) + 1
-        if needed > rows[side]:
-            raise ValueError(
-                f"the tokenizer of {model.name_or_path} has {needed} entries for the {side} and the model "
-                f"{rows[side]}; call model.resize_token_embeddings({needed}) and save the model again."
             )
 
 
