@@ -59,9 +59,26 @@ def _specification(name: str) -> bytes:
             minloglevel=2,
             **({"normalization_rule_tsv": str(path)} if path.exists() else {"normalization_rule_name": name}),
         )
-    # Field 6 of field 3, empty: the path of the table, by which two trainings would give two tokenizers.
-    proto = model.getvalue() + b"\x1a\x02\x32\x00"
-    return sentencepiece.SentencePieceNormalizer(model_proto=proto).serialized_model_proto()
+    # Its field 6, empty: the path of the table, by which two trainings would give two tokenizers.
+    return _normalizer_spec(model.getvalue()) + b"\x1a\x02\x32\x00"
+
+
+def _normalizer_spec(model: bytes) -> bytes:
+    """Return field 3 of a serialized sentencepiece model, the `normalizer_spec`, which is a model by itself."""
+    position = 0
+    while position < len(model):  # each field of a model is a message: a tag, a length, so many bytes
+        start = position
+        length = shift = 0
+        while True:
+            position += 1
+            length |= (model[position] & 0x7F) << shift
+            shift += 7
+            if model[position] < 0x80:
+                break
+        position += 1 + length
+        if model[start] == 0x1A:
+            return model[start:position]
+    raise ValueError("sentencepiece wrote a model without a normalizer_spec.")
 
 
 def _table() -> str:

@@ -159,7 +159,8 @@ def test_beams_that_change_places_leave_the_keys_of_the_source_where_they_are(fa
 def test_a_core_that_lacks_a_tensor_or_holds_nan_is_refused(family, tmp_path):
     core(family, feed_forward(family)).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
-    tensors = load_file(weights)
+    # Copies, since the file is written anew, and older versions of safetensors then cut off what is mapped.
+    tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     for name in list(tensors)[:: max(1, len(tensors) // 8)] + [one for one in tensors if "logits_bias" in one]:
         for instead in ({}, {f"{name}.old": tensors[name]}):
             others = {other: tensor for other, tensor in tensors.items() if other != name}
