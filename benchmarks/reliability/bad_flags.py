@@ -26,8 +26,8 @@ _ENDLESS = (
     "gradient_accumulation_steps",
     "rounds",
 )
-# Never evaluate, and never log, are wishes too.
-_ENDLESSLY = {("eval_delay", "inf"), ("max_grad_norm", "inf"), ("logging_steps", "inf"), ("max_latency_ms", "inf")}
+# Never evaluate, never log, never clip are wishes too.
+_NEVER = {(name, "inf") for name in ("eval_delay", "logging_steps", "max_grad_norm", "max_latency_ms")}
 # What a flag needs beside it to have an effect, and what it takes the place of.
 _WITH = {
     "warmup_init_lr": "--lr_scheduler_type inverse_sqrt --warmup_steps 1",
@@ -84,7 +84,7 @@ def bad_values() -> Iterator[Case]:
             for value, right in _values(action).items():
                 if (value == _HUGE and name in _ENDLESS) or name == "torch_compile_mode":  # any of which compiles
                     continue
-                right = "either" if (name, value) in _ENDLESSLY else right
+                right = "either" if (name, value) in _NEVER else right
                 shown = {_HUGE: "10^20", _LONG: "5,000 letters"}.get(value, value or "an empty word")
                 words = base_words(command, _WITHOUT.get(name, "") if command == "train" else "")
                 words += _WITH.get(name, "").split() if command in ("train", "choose") else []

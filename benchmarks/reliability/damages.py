@@ -63,6 +63,8 @@ _FOLDERS: dict[str, tuple[str, list[tuple[str, str]]]] = {
 _UNSIGNED = ("base", "adapter")
 # The whole input of a command, for which another one's is only other input.
 _OWN_INPUT = {("run/results.json", "report"), ("run/trainer_state.json", "report")}
+# Without scores the largest network is chosen, and a folder without export.json is a model like any other.
+_LESS = {("removed", "run/results.json", "choose"), ("removed", "run/core/export.json", "evaluate")}
 # What a page is made without, and a repository is pushed without.
 _OPTIONAL = ("run/trainer_state.json", "run/training.png", "run/report.html")
 
@@ -84,7 +86,7 @@ def damaged_files(material: Path) -> Iterator[Case]:
                     free = folder in _UNSIGNED
                     free |= damage == "another run's" and (name, command) in _OWN_INPUT
                     free |= damage == "removed" and name in _OPTIONAL
-                    free |= (damage, name, command) == ("removed", "run/results.json", "choose")  # takes the largest
+                    free |= (damage, name, command) in _LESS
                     yield Case(
                         f"a file of {_KINDS[folder]}",
                         f"{name} {damage}",
