@@ -53,7 +53,7 @@ def contents(path: Path):
     if path.suffix == ".pt":
         try:
             return _plain(torch.load(io.BytesIO(data), weights_only=True))
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
             return data
     return _ON_A_PAGE.sub(b"", data) if path.suffix == ".html" else data
 

@@ -280,7 +280,7 @@ def _resumed() -> Iterator[Case]:
         ("--resume_from_checkpoint run", "accept"),
         ("--resume_from_checkpoint run/checkpoint-2", "accept"),
         ("--resume_from_checkpoint run/checkpoint-9", "refuse"),
-        ("--resume_from_checkpoint other/checkpoint-4", "refuse"),
+        ("--resume_from_checkpoint other/checkpoint-4", "either"),
         ("--resume_from_checkpoint run/core", "refuse"),
         ("--resume_from_checkpoint base", "refuse"),
         ("--resume_from_checkpoint text.de", "refuse"),
