@@ -6,6 +6,7 @@ import re
 from itertools import chain
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .config import ADAPTER, PartitionConfig
@@ -167,7 +168,10 @@ def _read_factors(model: nn.Module, adapter: str, layers: dict[str, nn.Module], 
     """Return `(A, scaling * B)` of each layer, in at least float32, so that the product is rounded once."""
     from peft import load_peft_weights
 
-    tensors = load_peft_weights(adapter, device="cpu", revision=revision, token=token)
+    try:
+        tensors = load_peft_weights(adapter, device="cpu", revision=revision, token=token)
+    except SafetensorError as error:
+        raise ValueError(f"the adapter {adapter} is damaged ({error}); take another copy.") from error
     tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
     shapes = {}
     for name, layer in layers.items():

@@ -38,7 +38,7 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, OverflowError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except RuntimeError as error:
         if "to be installed" not in str(error):  # as Transformers says of the package of a tracker

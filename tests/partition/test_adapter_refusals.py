@@ -173,3 +173,8 @@ def test_partition_does_not_take_the_start_of_an_adapter():
     with pytest.raises(ValueError, match=r"init='adapter' takes the factors of an adapter.*partition_from_adapter_\("):
         partition_(model, config)
     assert not partitioned_layers(model)
+
+
+def test_an_adapter_that_is_damaged(adapter):
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    assert_refused(adapter, "is damaged .*; take another copy")
