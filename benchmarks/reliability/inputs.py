@@ -182,7 +182,7 @@ def main() -> None:
     """Set up, and try what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="workers side by side (default: 2)")
-    parser.add_argument("--only", default="", help="cases whose title holds this")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose title holds one of these")
     parser.add_argument("--keep", action="store_true", help="keep what each case left, for one case at a time")
     parser.add_argument("--list", action="store_true", help="list the cases, and try none")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "reliability" / "inputs", help="where they run")
@@ -191,7 +191,8 @@ def main() -> None:
     folder = arguments.folder.resolve()
     material = set_up(folder)
     done = {line["case"] for line in read_lines(arguments.lines)}
-    cases = [case for case in all_cases(material) if arguments.only in case.title and case.title not in done]
+    asked = [case for case in all_cases(material) if any(part in case.title for part in arguments.only)]
+    cases = [case for case in asked if case.title not in done]
     if arguments.list:
         print("\n".join(case.title for case in cases))
         return

@@ -31,6 +31,8 @@ def draft(target: str | os.PathLike, tag: str | None = None) -> Iterator[Path]:
         tag: eight hexadecimal digits in the draft's name, by which other processes know it; by default random ones.
     """
     target = Path(os.path.realpath(target))
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{target} is a file, and a directory is to be written there; move it away.")
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_drafts(target.parent, target.name)
     path = draft_of(target, tag or uuid.uuid4().hex[:8])

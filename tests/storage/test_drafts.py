@@ -129,3 +129,10 @@ def test_a_file_system_without_locks_is_written_to_and_never_tidied(tmp_path, mo
     with draft(tmp_path / "core") as path:
         (path / "weights").write_text("first")
     assert names(tmp_path) == [".core-0123abcd", "core"]
+
+
+def test_a_file_of_the_name_is_kept(tmp_path):
+    (tmp_path / "tokenizer").write_text("mine")
+    with pytest.raises(FileExistsError, match="tokenizer is a file"), draft(tmp_path / "tokenizer"):
+        pytest.fail("it began to write")
+    assert names(tmp_path) == ["tokenizer"] and (tmp_path / "tokenizer").read_text() == "mine"
