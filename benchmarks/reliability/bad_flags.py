@@ -23,6 +23,7 @@ _ENDLESS = (
     "max_steps",
     "num_train_epochs",
     "dataloader_num_workers",
+    "dataloader_prefetch_factor",
     "gradient_accumulation_steps",
     "rounds",
 )
