@@ -30,9 +30,11 @@ def find_checkpoint(args: ATSTrainingArguments) -> None:
             f"--resume_from_checkpoint {given}: {path} is not a directory; give a checkpoint-N, True for the last one "
             "in --output_dir, or leave it out to train from the start."
         )
-    is_checkpoint = (path / CHECKPOINT).exists() or re.fullmatch(r"checkpoint-\d+", path.name)
-    args.resume_from_checkpoint = str(path if is_checkpoint else last_checkpoint(path))
-    check_checkpoint(args.resume_from_checkpoint)
+    if (path / CHECKPOINT).exists() or re.fullmatch(r"checkpoint-\d+", path.name):
+        check_checkpoint(path)
+    else:
+        path = last_checkpoint(path)
+    args.resume_from_checkpoint = str(path)
 
 
 def refuse_earlier_run(args: ATSTrainingArguments) -> None:
