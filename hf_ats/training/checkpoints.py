@@ -168,6 +168,15 @@ class WholeCheckpoints:
         if self.args.should_save:
             self._remove_older(target)
 
+    def log(self, logs, start_time=None):
+        """Log as the Trainer does, and remove at the end of training what it would then remove file by file."""
+        best, args = self.state.best_model_checkpoint, self.args
+        if "train_runtime" in logs and args.should_save and args.save_total_limit == 1 and best is not None:
+            for path in checkpoints_in(args.output_dir):
+                if path.resolve() != Path(best).resolve():
+                    remove_whole(path)
+        super().log(logs, start_time)
+
     def _facts(self) -> dict:
         return {
             "run": self._run,

@@ -11,8 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from hf_ats.checkpoint import load_partitioned
-from hf_ats.storage import CHECKPOINT, last_checkpoint, read_checkpoint
+from hf_ats.storage import CHECKPOINT, last_checkpoint, read_checkpoint, remove_whole
 from hf_ats.trainers import ATSSeq2SeqTrainer
+from hf_ats.training import checkpoints
 from tests.support.laws import assert_same_weights
 from tests.support.models import partitioned
 from tests.support.training import AfterStep, BeforeStep, make_trainer, sentences
@@ -236,6 +237,15 @@ def test_older_checkpoints_are_removed_and_the_best_stays(tmp_path):
     assert best == str(tmp_path / f"checkpoint-{trainer.state.best_global_step}") and Path(best).is_dir()
     assert names(tmp_path) == sorted({Path(best).name, "checkpoint-5"} | {"run.json"})
     assert_same_weights(trainer.model, load_partitioned(best))
+
+
+def test_all_but_the_best_are_removed_at_once_at_the_end(tmp_path, monkeypatch):
+    removed = []
+    monkeypatch.setattr(checkpoints, "remove_whole", lambda path: removed.append(path.name) or remove_whole(path))
+    fields = dict(save_total_limit=1, save_steps=1, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True)
+    fields |= dict(eval_dataset=sentences(4), metric_for_best_model="full_loss", greater_is_better=True)
+    best = run(tmp_path, **fields).state.best_global_step
+    assert best < 5 and removed[-1] == "checkpoint-5" and names(tmp_path) == [f"checkpoint-{best}", "run.json"]
 
 
 def test_what_a_killed_run_could_not_remove_is_removed_by_the_next(copy):
