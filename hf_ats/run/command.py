@@ -1,6 +1,7 @@
 """What the commands share: how they end if a user got something wrong, and how they translate."""
 
 import argparse
+import gc
 import logging
 import os
 import re
@@ -50,7 +51,7 @@ def user_errors() -> Iterator[None]:
 def early_ends() -> Iterator[None]:
     """End the program with a sentence if training diverges, and with the status of Ctrl-C if that ends it.
 
-    As `user_errors` a context, or a decorator.
+    However it ends, its process group ends before. As `user_errors` a context, or a decorator.
     """
     try:
         yield
@@ -58,6 +59,11 @@ def early_ends() -> Iterator[None]:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    finally:
+        # A thread of it that still holds a tensor aborts a process whose interpreter ends before.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            gc.collect()
 
 
 def manual_parser(manual: str) -> argparse.ArgumentParser:

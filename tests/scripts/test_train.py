@@ -84,7 +84,7 @@ def test_the_training_script_runs_on_two_processes(corpus, tmp_path):
     # Twenty sentences in batches of three on each: the last ones are filled up, and dropped again.
     scoring = "--predict_with_generate --eval_strategy steps --eval_steps 2 --per_device_eval_batch_size 3"
     arguments = training_arguments(corpus, tmp_path / "run", f"{FEW} {scoring}")
-    launch("-m", "hf_ats.scripts.train_translation", *arguments)
+    launch("-m", "tests.support.distributed.train_worker", *arguments)
     log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     assert any("eval_core_chrf" in entry for entry in log)
     assert read_results(tmp_path / "run" / "results.json")["training"]["processes"] == 2

@@ -3,6 +3,7 @@
 Every scenario is a training run. Rank 0 saves the whole weights that it ends with, and every rank what it saw.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -187,8 +188,9 @@ def main(out: Path):
         refused=refused,
     )
     torch.save(record, out / f"rank{alternating.args.process_index}.pt")
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()
+    gc.collect()  # what holds the group beside, so that its threads end before the interpreter

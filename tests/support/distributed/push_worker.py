@@ -1,5 +1,6 @@
 """What two processes push, for tests/hub/test_trainer_push.py; launched by torchrun."""
 
+import gc
 import json
 import os
 import sys
@@ -34,8 +35,9 @@ def main(out: Path):
     commit = trainer.push_to_hub()
     record = {"refused": refused, "lacking": lacking, "commit": commit.oid, "name": trainer.hub_model_id}
     (out / f"rank{rank}.json").write_text(json.dumps(record), encoding="utf-8")
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()
+    gc.collect()  # what holds the group beside, so that its threads end before the interpreter

@@ -3,6 +3,7 @@
 Every scenario is a training run. Rank 0 saves the weights that it ends with, and every rank what it saw.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -177,7 +178,6 @@ def main(out: Path):
         refused=refusal(lambda: make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")),
     )
     torch.save(record, out / f"rank{counting.args.process_index}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def refusal(construct) -> str:
@@ -191,3 +191,5 @@ def refusal(construct) -> str:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()
+    gc.collect()  # what holds the group beside, so that its threads end before the interpreter
