@@ -19,7 +19,9 @@ from .methods import (
 )
 from .neurons import NeuronLayer, neuron_layer
 from .runner import Choice, Method, PartialSGD, PartialStep, Point, subnetwork
-from .subnets import IndependentSubnets
+from .smoothness import Smoothness
+from .subnets import IndependentSubnets, narrow_choice
+from .workers import LocalStep, SubnetTraining
 
 __all__ = [
     "SGD",
@@ -33,15 +35,19 @@ __all__ = [
     "IndependentSubnets",
     "LayerwiseFreezing",
     "LayerwiseTopK",
+    "LocalStep",
     "Method",
     "NeuronLayer",
     "PartialSGD",
     "PartialStep",
     "Point",
     "Slimmable",
+    "Smoothness",
+    "SubnetTraining",
     "TopK",
     "criteria",
     "masked_step",
+    "narrow_choice",
     "neuron_layer",
     "perturbation_ratio",
     "subnetwork",

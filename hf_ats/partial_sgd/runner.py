@@ -130,7 +130,7 @@ class PartialSGD:
         After an exception the parameters, the buffers, the optimizer's state and `steps_done` are what they were.
         """
         parameters = dict(self.model.named_parameters())
-        at_x = functools.cache(lambda: self._gradient(closure, parameters, Choice()))
+        at_x = functools.cache(lambda: gradient_at(closure, parameters, Choice()))
         point = Point(parameters, lambda: at_x()[1])
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
@@ -145,7 +145,7 @@ class PartialSGD:
             for choice in choices:
                 _check(choice, parameters)
                 plain = not choice.perturbation and choice.within is contextlib.nullcontext
-                taken.append(at_x() if plain else self._gradient(closure, parameters, choice))
+                taken.append(at_x() if plain else gradient_at(closure, parameters, choice))
             losses, gradients = zip(*taken, strict=True)
             summed, union = _masked_sum(choices, gradients, parameters)
             for name, gradient in summed.items():
@@ -163,30 +163,33 @@ class PartialSGD:
         self.steps_done += 1
         return PartialStep(sum(losses), choices, gradients)
 
-    @staticmethod
-    def _gradient(closure, parameters, choice):
-        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-        before = {name: parameters[name].detach().clone() for name in choice.perturbation}
-        try:
-            with torch.no_grad():
-                for name, perturbation in choice.perturbation.items():
-                    parameters[name].copy_(before[name] + perturbation.to(before[name]))
-            with torch.enable_grad(), choice.within():
-                loss = closure()
-                if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                    raise ValueError(
-                        f"the closure returned {_told(loss)}, but must return the loss: a tensor of one element that "
-                        f"was computed from the model's parameters, before any backward pass"
-                    )
-                found = torch.autograd.grad(loss.squeeze(), list(trained.values()), allow_unused=True)
-        finally:
-            with torch.no_grad():
-                for name, value in before.items():
-                    parameters[name].copy_(value)
-        gradient = {
-            name: g.to_dense() if g.is_sparse else g for name, g in zip(trained, found, strict=True) if g is not None
-        }
-        return loss.detach().squeeze(), gradient
+
+def gradient_at(
+    closure: Callable[[], Tensor], parameters: Mapping[str, nn.Parameter], choice: Choice
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss and the gradient where a choice takes it; the parameters are put back bitwise."""
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    before = {name: parameters[name].detach().clone() for name in choice.perturbation}
+    try:
+        with torch.no_grad():
+            for name, perturbation in choice.perturbation.items():
+                parameters[name].copy_(before[name] + perturbation.to(before[name]))
+        with torch.enable_grad(), choice.within():
+            loss = closure()
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                raise ValueError(
+                    f"the closure returned {_told(loss)}, but must return the loss: a tensor of one element that "
+                    f"was computed from the model's parameters, before any backward pass"
+                )
+            found = torch.autograd.grad(loss.squeeze(), list(trained.values()), allow_unused=True)
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                parameters[name].copy_(value)
+    gradient = {
+        name: g.to_dense() if g.is_sparse else g for name, g in zip(trained, found, strict=True) if g is not None
+    }
+    return loss.detach().squeeze(), gradient
 
 
 def _masked_sum(choices, gradients, parameters) -> tuple[dict[str, Tensor], dict[str, Tensor | bool]]:

@@ -27,7 +27,7 @@ def test_workers_with_matrices_of_their_own_learn_the_same():
     whole = network(dtype)
     momentum = {name: torch.zeros_like(p) for name, p in whole.named_parameters()}
     for start in (0, ROUND):
-        first, second = method.split(start)
+        first, second = method.split(start // ROUND)
         assert sorted(torch.bincount(first).tolist()) == [3, 3] and sorted(torch.bincount(second).tolist()) == [2, 3]
         for worker in range(WORKERS):
             a, b = torch.where(first == worker)[0], torch.where(second == worker)[0]
@@ -108,6 +108,8 @@ def test_one_worker_trains_the_whole_network_but_what_no_layer_names():
 def test_more_workers_than_neurons_are_refused():
     with pytest.raises(ValueError, match=r"workers is 6, but the layer of 2.weight, 2.bias, 4.weight has 5 neurons"):
         IndependentSubnets(layers(network()), workers=HIDDEN, local_steps=1)
+    with pytest.raises(ValueError, match="layers is empty"):
+        IndependentSubnets([], workers=2, local_steps=1)
     for workers, local_steps in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match=f"workers is {workers} and local_steps is {local_steps}"):
             IndependentSubnets(layers(network()), workers, local_steps)
