@@ -212,19 +212,19 @@ class SubnetTraining:
 
     def _exchanged(self, held: Sequence[dict]) -> dict:
         """Return the whole of what the workers of all processes hold."""
-        kept = [(name, key) for name, state in held[0]["state"].items() for key in state]
+        kept = [[(name, key) for name, state in own["state"].items() for key in state] for own in held]
         if self.is_apart:
-            of_others: list = [None] * self.subnets.workers
-            dist.all_gather_object(of_others, kept)
-            different = [worker for worker, other in enumerate(of_others) if other != of_others[0]]
-            if different:
-                (name, key), *_ = set(of_others[0]) ^ set(of_others[different[0]])
+            own, kept = kept[0], [[]] * self.subnets.workers
+            dist.all_gather_object(kept, own)
+        for worker, other in enumerate(kept):
+            if other != kept[0]:
+                name, key = min(set(kept[0]) ^ set(other))
                 raise RuntimeError(
-                    f"workers 0 and {different[0]} differ in '{key}', which the optimizer keeps for '{name}': every "
-                    f"worker's loss must depend on the same parameters"
+                    f"workers 0 and {worker} differ in '{key}', which the optimizer keeps for '{name}': every worker's "
+                    f"loss must depend on the same parameters"
                 )
         state: dict[str, dict] = {}
-        for name, key in kept:
+        for name, key in kept[0]:
             values = [of_worker["state"][name][key] for of_worker in held]
             state.setdefault(name, {})[key] = self._put_together(name, values)
         return {

@@ -246,6 +246,18 @@ def test_a_step_that_fails_leaves_all_workers_where_they_were():
     assert_same(snapshot(again, other.runner.optimizer), snapshot(model, training.runner.optimizer))
 
 
+def test_workers_whose_losses_depend_on_other_parameters_are_refused():
+    model = network()
+    training = training_of(model, layers(model), local_steps=1)
+
+    def loss(worker):
+        hidden = model[:4](batches(1)[0])
+        return (hidden @ model[4].weight.T + (0 if worker == 1 else model[4].bias)).square().mean()
+
+    with pytest.raises(RuntimeError, match=r"workers 0 and 1 differ in 'momentum_buffer', .* for '4\.bias'"):
+        training.step(loss)
+
+
 def test_a_tolerance_below_one_is_refused():
     model = network()
     with pytest.raises(ValueError, match=r"tolerance is 0\.5, but must be at least 1"):
