@@ -1,7 +1,9 @@
 """The methods of Sections 3.3 and 3.4 as masks and perturbations, each the few lines of its definition."""
 
 import contextlib
+import functools
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -90,14 +92,22 @@ class TopK:
 class LayerwiseTopK:
     """meProp as Sun et al. (2017) run it: each layer passes back the `k` largest elements of its output's gradient.
 
-    They are chosen for each example (each vector of the last dimension). What is below gets a gradient that is not the
-    model's, so this changes the gradient instead of masking it: it is partial SGD only for the topmost of the layers.
+    They are chosen for each example: of a linear layer in each vector of the last dimension, of a convolution among
+    all channels and places. What is below gets a gradient that is not the model's, so this changes the gradient
+    instead of masking it: it is partial SGD only for the topmost of the layers.
+
+    Args:
+        layers: `nn.Linear`, or convolutions such as `nn.Conv2d`.
+        k: how many elements of an example.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], k: int):
+    def __init__(self, layers: Sequence[nn.Module], k: int):
         for layer in layers:
-            if not 1 <= k <= layer.out_features:
-                raise ValueError(f"k is {k}, but must be from 1 to the {layer.out_features} outputs of {layer}")
+            if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                raise ValueError(f"layers has a {type(layer).__name__}, but must be linear layers and convolutions")
+            most = layer.out_features if isinstance(layer, nn.Linear) else math.inf
+            if not 1 <= k <= most:
+                raise ValueError(f"k is {k}, but must be from 1 to the {most} outputs of {layer}")
         self.layers, self.k = layers, k
 
     def choose(self, step: int, point: Point) -> Choice:
@@ -106,13 +116,20 @@ class LayerwiseTopK:
 
     @contextlib.contextmanager
     def _cut(self):
-        def largest(gradient):
-            chosen = gradient.abs().topk(self.k, dim=-1).indices
-            return torch.zeros_like(gradient).scatter(-1, chosen, gradient.gather(-1, chosen))
+        def largest(gradient, first):
+            examples = gradient.flatten(first)
+            if self.k > examples.shape[-1]:
+                raise ValueError(
+                    f"k is {self.k}, but an example's output has {examples.shape[-1]} elements: give fewer"
+                )
+            chosen = examples.abs().topk(self.k, dim=-1).indices
+            cut = torch.zeros_like(examples).scatter(-1, chosen, examples.gather(-1, chosen))
+            return cut.view_as(gradient)
 
         def cut(layer, inputs, outputs):
             if outputs.requires_grad:
-                outputs.register_hook(largest)
+                first = -1 if isinstance(layer, nn.Linear) else 1  # dimension of an example
+                outputs.register_hook(functools.partial(largest, first=first))
 
         hooks = [layer.register_forward_hook(cut) for layer in self.layers]
         try:

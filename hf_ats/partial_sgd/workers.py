@@ -220,8 +220,8 @@ class SubnetTraining:
             if other != kept[0]:
                 name, key = min(set(kept[0]) ^ set(other))
                 raise RuntimeError(
-                    f"workers 0 and {worker} differ in '{key}', which the optimizer keeps for '{name}': every worker's "
-                    f"loss must depend on the same parameters"
+                    f"workers 0 and {worker} differ in '{key}', which the optimizer keeps for '{name}': the loss of "
+                    f"every worker must depend on the same parameters"
                 )
         state: dict[str, dict] = {}
         for name, key in kept[0]:

@@ -165,6 +165,22 @@ def test_layerwise_top_k_is_meprop_written_out():
     assert not model[0]._forward_hooks  # nothing stays on the model
 
 
+def test_layerwise_top_k_of_a_convolution_chooses_among_channels_and_places():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1)).double()
+    images, optimizer = torch.randn(5, 2, 4, 4, dtype=torch.float64), torch.optim.SGD(model.parameters(), lr=LR)
+    outputs = model[0](images)
+    (of_outputs,) = torch.autograd.grad(model[1:](outputs).square().sum(), outputs)
+    least = of_outputs.flatten(1).abs().topk(4).values[:, -1].view(5, 1, 1, 1)
+    (expected,) = torch.autograd.grad(model[0](images), model[0].weight, of_outputs * (of_outputs.abs() >= least))
+    step = PartialSGD(model, optimizer, LayerwiseTopK([model[0]], k=4)).step(lambda: model(images).square().sum())
+    torch.testing.assert_close(step.gradients[0]["0.weight"], expected)
+    with pytest.raises(ValueError, match="k is 13, but an example's output has 12 elements"):
+        PartialSGD(model, optimizer, LayerwiseTopK([model[0]], k=13)).step(lambda: model(images).square().sum())
+    with pytest.raises(ValueError, match="layers has a Flatten, but must be linear layers and convolutions"):
+        LayerwiseTopK([model[1]], k=1)
+
+
 def test_dropout_of_weights_trains_the_network_of_its_mask():
     method = DropoutOfWeights(keep=0.6, seed=3)
     _, steps, _ = trained(method)
