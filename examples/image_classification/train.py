@@ -135,7 +135,7 @@ def prepare(
     Raises:
         OSError, ValueError: flags, files and network do not fit.
     """
-    if partition is None and args.schedule != "full":
+    if partition is None and set(args.schedule.split()) != {"full"}:
         raise ValueError(f"--method none has one network only, and --schedule {args.schedule} more; give full.")
     start(args, cores=partition.num_cores if partition else 0)
     with args.main_process_first(desc="loading the images"):

@@ -183,10 +183,11 @@ def _shell_lines(commands: Sequence[str]) -> list[str]:
 def _kind(results: dict) -> tuple:
     """Return what runs of one row have in common: all but the seed and what follows from it."""
     training = results["training"]
-    # The seed is among the arguments too; the directories follow from it, and the others do not change what is
-    # trained.
+    # Seed and schedule are among the arguments too; directories follow from them, and the others do not change what
+    # is trained.
     own = re.compile(
-        r"seed|_dir$|run_name|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$"
+        r"seed|_dir$|run_name|^schedule|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|"
+        r"^disable_tqdm$"
     )
     data = {name: results["data"].get(name) for name in ("name", "train")}
     arguments = {name: value for name, value in training.get("arguments", {}).items() if not own.search(name)}

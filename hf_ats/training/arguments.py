@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import MISSING, dataclass, field, fields
 
@@ -9,7 +10,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..data import COUNTS
-from .schedules import SCHEDULES
+from .schedules import SCHEDULES, highest_level
 
 _HUB_STRATEGY_HELP = (
     "When --push_to_hub publishes. 'end': both networks, when training is over; transformers' other choices would "
@@ -90,6 +91,14 @@ class _AlternatingArguments:
             "choices": list(SCHEDULES),
         },
     )
+    schedule_pattern: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The levels that the optimizer steps train in turn, over and over, in place of --schedule "
+            "alternating, which is 'full core': 'core full' begins with the core, 'full full core' takes two full "
+            "steps to one of the core; a ladder's levels are core, level1, level2, ..., full."
+        },
+    )
     alternate_lr_coef: float = field(
         default=1.0,
         metadata={"help": "Factor on the learning rate of the steps that train a core (Table 4; the paper uses 1)."},
@@ -153,8 +162,7 @@ class _AlternatingArguments:
                 _check_object(name, value)
 
     def _check_alternating(self):
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is not known; write one of {', '.join(SCHEDULES)}.")
+        self._take_pattern()
         if not self.alternate_lr_coef > 0:
             raise ValueError(
                 f"alternate_lr_coef={self.alternate_lr_coef} must be positive; to train only the full network write "
@@ -177,7 +185,26 @@ class _AlternatingArguments:
         if self.metric_for_best_model is None and (
             self.load_best_model_at_end or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
         ):
-            self.metric_for_best_model = "core_loss" if self.schedule == "core" else "full_loss"
+            self.metric_for_best_model = f"{highest_level(self.schedule)}_loss"
+
+    def _take_pattern(self):
+        """Make a pattern the schedule: the words that name its levels."""
+        if self.schedule_pattern is not None:
+            given = self.schedule_pattern
+            words = " ".join([given] if isinstance(given, str) else given).split()
+            if not words:
+                raise ValueError(f"schedule_pattern={given!r} has no step; name levels, such as 'full full core'.")
+            if self.schedule not in ("alternating", " ".join(words)):
+                raise ValueError(
+                    f"schedule={self.schedule!r} and schedule_pattern={given!r} are two schedules; leave one out."
+                )
+            self.schedule = " ".join(words)
+        words = self.schedule.split() or [""]
+        if self.schedule not in SCHEDULES and not all(re.fullmatch(r"core|full|level\d+", word) for word in words):
+            raise ValueError(
+                f"schedule={self.schedule!r} is not known; write one of {', '.join(SCHEDULES)}, or names of levels in "
+                "turn, such as 'full full core'."
+            )
 
     def _check_warmup(self):
         given = f"warmup_init_lr={self.warmup_init_lr}"
@@ -215,7 +242,9 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
             turn. `"core"`, `"full"`: only that one. `"slimmable"`: every network in every step, gradients summed.
             `"random"`: one network in each step, drawn uniformly as a function of `seed` and the step. `"sandwich"`:
             the full network and the smallest core in every step, and one between them, drawn likewise (Yu and Huang,
-            2019); with one core this is `"slimmable"`.
+            2019); with one core this is `"slimmable"`. Names of levels are a pattern: `"full full core"`.
+        schedule_pattern (`list[str]`, *optional*): the levels that the steps train in turn, which become `schedule`:
+            `["full", "full", "core"]`. `"alternating"` is `["full", "core"]`.
         alternate_lr_coef (`float`, defaults to 1.0): factor on the learning rate of every step that trains only cores
             (Table 4). `slimmable` and `sandwich` have no such step.
         warmup_init_lr (`float`, *optional*): learning rate of the first step, from which it rises linearly, reaching

@@ -149,7 +149,7 @@ def refuse_unpartitioned(model: nn.Module, schedule: str) -> None:
     Raises:
         ValueError: `schedule` needs a core and the model has none.
     """
-    if schedule != "full" and not is_partitioned(model):
+    if set(schedule.split()) != {"full"} and not is_partitioned(model):
         raise ValueError(
             f"schedule={schedule!r} needs a partitioned model, and this {type(model).__name__} is not; call "
             "partition_(model, PartitionConfig(...)) first, or write schedule='full' to train it as it is."

@@ -9,8 +9,8 @@ import torch
 from hf_ats.trainers import ATSSeq2SeqTrainer
 from hf_ats.training import SCHEDULES, levels_at_step, trained_levels
 from tests.support.laws import assert_same_weights
-from tests.support.models import partitioned
-from tests.support.training import make_trainer
+from tests.support.models import partitioned, tiny_model
+from tests.support.training import arguments, make_trainer, sentences
 
 
 @pytest.mark.law(number=2)
@@ -31,7 +31,23 @@ def test_the_other_schedules_are_constant():
         assert levels_at_step("slimmable", step, 3) == (0, 1, 2)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.law(number=2)
+def test_alternating_is_the_pattern_of_full_and_the_cores():
+    for step in range(9):
+        assert levels_at_step("full core", step, 2) == levels_at_step("alternating", step, 2)
+        assert levels_at_step("full core level1", step, 3) == levels_at_step("alternating", step, 3)
+    assert [levels_at_step("level1 full full core", step, 3) for step in range(5)] == [(1,), (2,), (2,), (0,), (1,)]
+    assert trained_levels("level1 core level1", 4) == [0, 1]
+
+
+@pytest.mark.parametrize(("schedule", "num_levels"), [("full level1", 2), ("core full", 1), ("core level3 full", 4)])
+def test_a_level_that_the_model_lacks_is_named(schedule, num_levels):
+    lacking = {"full level1": "level1", "core full": "core", "core level3 full": "level3"}[schedule]
+    with pytest.raises(ValueError, match=f"names the level '{lacking}', and the model's are .*full; write one"):
+        levels_at_step(schedule, 0, num_levels)
+
+
+@pytest.mark.parametrize("schedule", set(SCHEDULES) - {"core"})
 @pytest.mark.parametrize("num_levels", [1, 2, 4])
 def test_the_full_level_comes_last_in_a_step(schedule, num_levels):
     # DistributedDataParallel's reduction runs at the full level, after the gradients of all others are there.
@@ -40,9 +56,11 @@ def test_the_full_level_comes_last_in_a_step(schedule, num_levels):
         assert levels == tuple(sorted(set(levels))) and set(levels) <= set(range(num_levels))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "full core level1"])
 @pytest.mark.parametrize("num_levels", [1, 2, 5])
 def test_the_trained_levels_are_those_of_all_steps(schedule, num_levels):
+    if "core" in schedule and num_levels < 3:
+        return
     seen = set().union(*(levels_at_step(schedule, step, num_levels, seed=3) for step in range(200)))
     assert trained_levels(schedule, num_levels) == sorted(seen)
 
@@ -124,6 +142,7 @@ def test_the_trainer_draws_by_its_seed(tmp_path):
         ("slimmable", {"core": 1.0, "level1": 1.0, "level2": 1.0, "full": 1.0}),
         ("sandwich", {"core": 1.0, "level1": 1.0, "level2": 1.0, "full": 1.0}),
         ("core", {"core": 0.5}),
+        ("level1 full core", {"level1": 0.5, "full": 1.0, "core": 0.5}),
         ("full", {"full": 1.0}),
     ],
 )
@@ -170,3 +189,63 @@ def test_a_run_resumed_after_any_step_draws_on(schedule, stop, tmp_path):
     whole = run("whole")
     resumed = run("resumed", resume=str(tmp_path / "whole" / f"checkpoint-{stop}"))
     assert_same_weights(whole, resumed)
+
+
+# ---- Patterns ----
+
+
+def test_a_pattern_is_the_schedule_of_the_run(tmp_path):
+    trainer = make_trainer(
+        partitioned(partition="width ladder"), tmp_path, schedule_pattern=["level2", "level2", "core"], max_steps=4,
+        load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", eval_steps=4, save_steps=4,
+        eval_dataset=sentences(4),
+    )  # fmt: skip
+    args = trainer.args
+    assert (args.schedule, args.metric_for_best_model) == ("level2 level2 core", "level2_loss")
+    assert args.changed_fields()["schedule_pattern"] == ["level2", "level2", "core"]
+    trainer.train()
+    losses = {name.removesuffix("_loss") for name in trainer.evaluate() if name.endswith("_loss")}
+    assert losses == {"eval_core", "eval_level2"}
+    again = make_trainer(partitioned(partition="width ladder"), tmp_path, schedule="level2 core core")
+    with pytest.raises(ValueError, match="with schedule='level2 level2 core', and this run has schedule='level2 core"):
+        again.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.law(number=7)
+def test_a_pattern_trains_as_the_schedule_that_it_spells(tmp_path):
+    def trained(**fields):
+        model = partitioned()
+        make_trainer(model, tmp_path, max_steps=3, **fields).train()
+        return model
+
+    assert_same_weights(trained(), trained(schedule_pattern=["full", "core"]))
+    assert_same_weights(trained(schedule="core"), trained(schedule_pattern=["core"]))
+    with pytest.raises(AssertionError):
+        assert_same_weights(trained(), trained(schedule_pattern=["core", "full"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(schedule_pattern=[]), r"schedule_pattern=\[\] has no step; name levels"),
+        (dict(schedule_pattern=["full", "cor"]), "schedule='full cor' is not known; write one of .*full full core"),
+        (dict(schedule_pattern=["full", "random"]), "schedule='full random' is not known"),
+        (dict(schedule=""), "schedule='' is not known"),
+        (dict(schedule_pattern=["core"], schedule="full"), r"schedule='full' and schedule_pattern=\['core'\] are two"),
+    ],
+)
+def test_what_is_no_pattern_is_refused(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **fields)
+
+
+def test_a_pattern_beside_the_schedule_that_it_spells_is_no_contradiction(tmp_path):
+    args = arguments(tmp_path, schedule="core full", schedule_pattern="core full")  # one word of a recipe
+    assert args.schedule == "core full"
+
+
+def test_an_unpartitioned_model_has_no_pattern_but_full(tmp_path):
+    trainer = make_trainer(tiny_model("marian"), tmp_path, schedule_pattern=["full", "full"])
+    assert trainer.trained_levels == [0]
+    with pytest.raises(ValueError, match="schedule='full core' needs a partitioned model"):
+        make_trainer(tiny_model("marian"), tmp_path, schedule_pattern=["full", "core"])
