@@ -14,7 +14,8 @@ class ATSTrainer(AlternatingTraining, PublishesRuns, Trainer):
 
     It takes what `Trainer` takes, with `ATSTrainingArguments`. It adds to the logs `loss_<level>`, `grad_norm_<level>`
     (not of steps that sum several levels' gradients, as under `slimmable`) and `learning_rate_<level>`, and evaluates
-    every level that the schedule trains (`eval_core_loss`, `eval_full_loss`).
+    every level that the schedule trains (`eval_core_loss`, `eval_full_loss`). With `criteria_steps` it measures how
+    far the gradients of the networks agree (`alpha_<level>`, `cosine_<level>`, ..., and `criteria.jsonl`).
 
     The loss of a translation model is `label_smoothed_cross_entropy` per target token of the whole optimizer step, so
     that accumulation and the number of processes do not change the gradient (law 8; the stock loss of Marian does not
@@ -25,9 +26,10 @@ class ATSTrainer(AlternatingTraining, PublishesRuns, Trainer):
         ValueError: at construction, for a launcher, argument or model under which a law would break: DeepSpeed, FSDP
             version 1 (version 2 is supported) and some options of version 2, nn.DataParallel, a model on several
             devices, layer dropping on several processes, an unpartitioned model with another schedule than `"full"`,
-            a `metric_for_best_model` that names no trained level, `push_to_hub` of a model that does not translate; in
-            `train`, for a checkpoint of another partition;
-            under FSDP, in `evaluate` and `predict` before `train`, and in a second `train`.
+            `criteria_steps` of an unpartitioned model or under FSDP, a `metric_for_best_model` that names no trained
+            level, `push_to_hub` of a model that does not translate; in `train`, for a checkpoint of another partition
+            or criteria without a batch to measure them on; under FSDP, in `evaluate` and `predict` before `train`, and
+            in a second `train`.
     """
 
     _arguments_class = ATSTrainingArguments

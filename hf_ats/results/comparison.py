@@ -191,6 +191,8 @@ def _kind(results: dict) -> tuple:
     )
     data = {name: results["data"].get(name) for name in ("name", "train")}
     arguments = {name: value for name, value in training.get("arguments", {}).items() if not own.search(name)}
+    if arguments.get("alternate_lr_coef") != "auto":  # which alone follows what is measured
+        arguments.pop("criteria_steps", None)
     parts = (results["partition"], results["model"], data, sorted(arguments.items(), key=lambda item: item[0]))
     return (training["schedule"], training["epochs"], *map(repr, parts))
 

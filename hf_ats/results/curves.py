@@ -20,6 +20,14 @@ _LOGGED = (
     ("Validation chrF", "chrF (0 to 100)", re.compile(r"eval_(?P<level>\w+)_chrf")),
     ("Validation accuracy", "accuracy (%)", re.compile(r"eval_(?P<level>\w+)_accuracy")),
 )
+_CRITERIA = (
+    ("Gradient overlap", "c_norm squared", re.compile(r"c_norm_squared_(?P<level>\w+)")),
+    ("Norm similarity", "c_sim", re.compile(r"c_sim_(?P<level>\w+)")),
+    ("Gradient alignment", "c_align", re.compile(r"c_align_(?P<level>\w+)")),
+    ("Gradients of core and full", "cosine", re.compile(r"cosine_(?P<level>\w+)")),
+    ("Safe share of the step", "alpha", re.compile(r"alpha_(?P<level>\w+)")),
+    ("Slow-down", "q", re.compile(r"q_(?P<level>\w+)")),
+)
 MANY_POINTS = 200  # of a curve: its running mean is drawn over the values
 
 
@@ -41,13 +49,26 @@ def training_panels(log_history: Sequence[dict], task: str = "translation") -> l
             infinite value.
         task: of the run, as in its results.
     """
-    panels = []
-    for title, unit, key in _LOGGED:
-        series = _series(log_history, key)
-        if series:
-            ordered = {level: series[level] for level in sort_levels(series)}
-            panels.append(Panel(title, unit or _LOSS_UNITS[task], ordered))
-    return panels
+    return _panels(log_history, [(title, unit or _LOSS_UNITS[task], key) for title, unit, key in _LOGGED])
+
+
+def criteria_panels(log_history: Sequence[dict]) -> list[Panel]:
+    """Return the criteria of Theorem 1 likewise, if they were measured; an undefined one is a gap.
+
+    Args:
+        log_history: `trainer.state.log_history`, with the keys `c_norm_squared_<level>`, `c_sim_<level>`, ...
+    """
+    return _panels(log_history, _CRITERIA)
+
+
+def is_shown(name: str) -> bool:
+    """Return whether a key of the logs is one that a panel shows."""
+    return any(key.fullmatch(name) for _, _, key in (*_LOGGED, *_CRITERIA))
+
+
+def _panels(log_history: Sequence[dict], shown: Sequence[tuple[str, str, re.Pattern]]) -> list[Panel]:
+    series = [(title, unit, _series(log_history, key)) for title, unit, key in shown]
+    return [Panel(title, unit, {name: s[name] for name in sort_levels(s)}) for title, unit, s in series if s]
 
 
 def level_colors(names: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..partition import sort_levels
 from ..storage import write_file
-from .curves import level_colors, training_panels
+from .curves import criteria_panels, is_shown, level_colors, training_panels
 from .page_curves import HEIGHT, WIDTH, lay_out
 from .page_figures import Fact, figure_rows, headline, scoring_facts
 from .page_samples import mark_sample
@@ -70,7 +70,7 @@ def render_report_page(results: dict, log_history: list[dict], title: str) -> st
         log_history: `trainer.state.log_history`; empty for a page without curves.
         title: of the page, such as the name of the run.
     """
-    panels = training_panels(log_history, task_of(results))
+    panels = [*training_panels(log_history, task_of(results)), *criteria_panels(log_history)]
     last_step = max((step for panel in panels for points in panel.series.values() for step, _ in points), default=0)
     samples = [(sample, mark_sample(sample)) for sample in results.get("samples") or []]
     names = sort_levels(
@@ -148,7 +148,7 @@ def _is_entry(entry) -> bool:
     """Return whether it is what a trainer logs at a step; what no curve shows may be anything."""
     if not isinstance(entry, dict) or type(entry.get("step")) is not int:
         return False
-    shown = [entry["step"], *(value for name, value in entry.items() if name.startswith(("loss", "eval_")))]
+    shown = [entry["step"], *(value for name, value in entry.items() if is_shown(name))]
     return all(value is None or type(value) is float or (type(value) is int and abs(value) < 2**63) for value in shown)
 
 

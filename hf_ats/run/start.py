@@ -13,7 +13,7 @@ from ..checkpoint import check_replaceable
 from ..partition import names_of_levels
 from ..results import RESULTS
 from ..storage import remove_drafts
-from ..training import ATSTrainingArguments, refuse_another_training, refuse_no_training, trained_levels
+from ..training import CRITERIA, ATSTrainingArguments, refuse_another_training, refuse_no_training, trained_levels
 from .command import check_output
 from .memory import keep_freed_memory
 from .resume import compare_settings, find_checkpoint, refuse_earlier_run
@@ -21,7 +21,7 @@ from .resume import compare_settings, find_checkpoint, refuse_earlier_run
 logger = logging.getLogger(__name__)
 
 # What the report writes, beside a file of translations for each network.
-_FILES = (RESULTS, "report.html", "training.png", "trainer_state.json")
+_FILES = (RESULTS, "report.html", "training.png", "trainer_state.json", CRITERIA)
 
 
 def start(args: ATSTrainingArguments, cores: int, settings: dict | None = None) -> None:

@@ -5,6 +5,7 @@ takes.
 """
 
 from .arguments import ATSSeq2SeqTrainingArguments, ATSTrainingArguments, refuse_no_training
+from .criteria import CRITERIA
 from .loss import label_smoothed_cross_entropy
 from .reduction import all_reduce_gradients
 from .refusals import refuse_another_model, refuse_another_training
@@ -13,6 +14,7 @@ from .token_budget import TokenBudgetBatches
 from .trainer import AlternatingTraining
 
 __all__ = [
+    "CRITERIA",
     "SCHEDULES",
     "ATSSeq2SeqTrainingArguments",
     "ATSTrainingArguments",

@@ -26,6 +26,7 @@ _POSITIVE = (
     "eval_accumulation_steps",
     "generation_max_length",
     "generation_num_beams",
+    "criteria_steps",
 )
 # Where a number may lie, for fields of which PyTorch would say so only when training begins, or nobody.
 _RANGES = {
@@ -99,9 +100,22 @@ class _AlternatingArguments:
             "steps to one of the core; a ladder's levels are core, level1, level2, ..., full."
         },
     )
-    alternate_lr_coef: float = field(
+    # A number, or "auto"; the parser of Transformers would take `float | str` for a number alone.
+    alternate_lr_coef: str = field(
         default=1.0,
-        metadata={"help": "Factor on the learning rate of the steps that train a core (Table 4; the paper uses 1)."},
+        metadata={
+            "help": "Factor on the learning rate of the steps that train a core (Table 4; the paper uses 1). 'auto' "
+            "follows alpha_t of Theorem 1: the least of the last 5 measurements, from 0.1 to 1, of each core; it "
+            "measures every 50 steps unless --criteria_steps says otherwise."
+        },
+    )
+    criteria_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure the criteria of Theorem 1 (c_norm, c_sim, c_align, alpha, q, and the cosine of core and "
+            "full gradients) every so many steps, on the first examples of the evaluation set, else of the training "
+            "set, into the logs and OUTPUT_DIR/criteria.jsonl. The training is the same with and without."
+        },
     )
     warmup_init_lr: float | None = field(
         default=None,
@@ -127,6 +141,13 @@ class _AlternatingArguments:
         return {name: getattr(value, "value", value) for name, value in self._given.items()}
 
     def _note_given(self):
+        if self.alternate_lr_coef != "auto":
+            try:
+                self.alternate_lr_coef = float(self.alternate_lr_coef)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"alternate_lr_coef={self.alternate_lr_coef!r} is neither a number nor 'auto'; write one of them."
+                ) from None
         self._given = {}
         for field_ in fields(self):
             default = field_.default_factory() if field_.default_factory is not MISSING else field_.default
@@ -163,7 +184,9 @@ class _AlternatingArguments:
 
     def _check_alternating(self):
         self._take_pattern()
-        if not self.alternate_lr_coef > 0:
+        if self.alternate_lr_coef == "auto":
+            self.criteria_steps = 50 if self.criteria_steps is None else self.criteria_steps
+        elif not self.alternate_lr_coef > 0:
             raise ValueError(
                 f"alternate_lr_coef={self.alternate_lr_coef} must be positive; to train only the full network write "
                 "schedule='full'."
@@ -245,8 +268,14 @@ class ATSTrainingArguments(TrainingArguments, _AlternatingArguments):
             2019); with one core this is `"slimmable"`. Names of levels are a pattern: `"full full core"`.
         schedule_pattern (`list[str]`, *optional*): the levels that the steps train in turn, which become `schedule`:
             `["full", "full", "core"]`. `"alternating"` is `["full", "core"]`.
-        alternate_lr_coef (`float`, defaults to 1.0): factor on the learning rate of every step that trains only cores
-            (Table 4). `slimmable` and `sandwich` have no such step.
+        alternate_lr_coef (`float` or `"auto"`, defaults to 1.0): factor on the learning rate of every step that trains
+            only cores (Table 4). `slimmable` and `sandwich` have no such step. `"auto"` is for each core a running
+            lower bound of the `alpha_t` of Theorem 1: the least of its last 5 measurements, but not below 0.1, which
+            is also what an undefined one counts. It sets `criteria_steps` to 50 if that is left out.
+        criteria_steps (`int`, *optional*): measure the criteria of Theorem 1 before the first step and after every so
+            many, for each level below the full one, on one batch, half of a micro-batch: the first examples of the
+            evaluation set, or of the training set if there is none. They go into the logs (`alpha_core`, ...) and into
+            `criteria.jsonl` in `output_dir`, by block of the model too, and do not change the training.
         warmup_init_lr (`float`, *optional*): learning rate of the first step, from which it rises linearly, reaching
             `learning_rate` after `warmup_steps` (Table 4). Only for `lr_scheduler_type="inverse_sqrt"`, whose warm-up
             starts at 0 if this is left out. A negative one is taken for 0, as the code base behind the paper does.

@@ -20,7 +20,8 @@ from .sharding import whole
 class ReportsByLevel:
     """The half of the trainers' mixin that logs, evaluates and counts by level; the other half trains.
 
-    It uses what the other half sets: `level_names`, `trained_levels`, `levels_at_step`, `_layers`, `_flops`.
+    It uses what the other half sets: `level_names`, `trained_levels`, `levels_at_step`, `criteria`, `_layers`,
+    `_flops`.
     """
 
     def __init__(self, *positional, **keywords):
@@ -84,6 +85,8 @@ class ReportsByLevel:
                 for level in levels:
                     rate = logs["learning_rate"] * self.lr_coefficient(levels)
                     logs[f"learning_rate_{self.level_names[level]}"] = rate
+        if "train_runtime" in logs and self.criteria is not None:
+            logs["criteria_seconds"] = round(self.criteria.seconds, 4)
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, *positional, **keywords):

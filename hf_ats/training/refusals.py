@@ -66,6 +66,12 @@ def refuse_unkept_laws(trainer, trained: list[str]) -> None:
             f"layerdrop={dropped} makes each process drop other layers, so that their gradients do not match; load "
             "the model by from_pretrained(..., encoder_layerdrop=0, decoder_layerdrop=0)."
         )
+    if args.criteria_steps is not None and (trainer.is_fsdp_enabled or len(trainer.level_names) == 1):
+        why = "FSDP shards them" if trainer.is_fsdp_enabled else "this model has no core (partition_ makes one)"
+        raise ValueError(
+            f"criteria_steps={args.criteria_steps} compares the gradients of a core and of the full network, and "
+            f"{why}; leave it out, and alternate_lr_coef='auto' with it."
+        )
     sets = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else None
     _refuse_metric_without_level(args.metric_for_best_model, trained, sets)
 

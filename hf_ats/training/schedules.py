@@ -64,7 +64,7 @@ def kinds_of_steps(schedule: str, num_levels: int) -> list[Levels]:
     for name in pattern:
         if name not in names:
             raise ValueError(
-                f"schedule={schedule!r} names the level {name!r}, and the model's are {', '.join(names)}; write one "
+                f"schedule={schedule!r} names the level {name!r}, and the model has {', '.join(names)}; write one "
                 f"of these, or a schedule: {', '.join(SCHEDULES)}."
             )
     return [(names.index(name),) for name in pattern]

@@ -13,6 +13,7 @@ from ..partition import is_translation_model, layers_at_level, level_names, para
 from .arguments import refuse_no_training
 from .by_level import ReportsByLevel
 from .checkpoints import WholeCheckpoints
+from .criteria import MeasuresCriteria
 from .flops import FlopsMeter
 from .learning_rate import inverse_sqrt_schedule
 from .loss import label_smoothed_cross_entropy
@@ -30,6 +31,7 @@ class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
     """
 
     _arguments_class: type
+    criteria: MeasuresCriteria | None = None
 
     def __init__(self, model=None, args=None, *positional, **keywords):
         if args is None:
@@ -42,6 +44,9 @@ class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
         self._bind(self.model)
         refuse_unkept_laws(self, [self.level_names[level] for level in self.trained_levels])
         self.add_callback(_LearningRateOfLevel(self))
+        if self.args.criteria_steps is not None:
+            self.criteria = MeasuresCriteria(self)
+            self.add_callback(self.criteria)
 
     def _bind(self, model: nn.Module) -> None:
         """Set what the steps need of a model: its levels, its layers, its loss."""
@@ -76,10 +81,12 @@ class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
         return model
 
     def train(self, *positional, **keywords):
-        """Train as the Trainer does; ValueError if the arguments leave no step to train."""
+        """Train as the Trainer does; ValueError if there is no step to train, or no batch to measure criteria on."""
         refuse_no_training(self.args)
         if self.model_init is None:
             refuse_second_training(self)
+        if self.criteria is not None:
+            self.criteria.prepare()
         return super().train(*positional, **keywords)
 
     def levels_at_step(self, step: int) -> tuple[int, ...]:
@@ -88,7 +95,11 @@ class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
 
     def lr_coefficient(self, levels: tuple[int, ...]) -> float:
         """Return `alternate_lr_coef` for a step that trains cores only, 1 for one that trains the full network."""
-        return 1.0 if self._full in levels else self.args.alternate_lr_coef
+        if self._full in levels:
+            return 1.0
+        if self.args.alternate_lr_coef == "auto":
+            return min(self.criteria.coefficient(self.level_names[level]) for level in levels)
+        return self.args.alternate_lr_coef
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Make the Trainer's scheduler; with `warmup_init_lr` the one whose warm-up starts there."""
@@ -182,6 +193,11 @@ class AlternatingTraining(ReportsByLevel, WholeCheckpoints):
             state_dict = self.accelerator.get_state_dict(self.model)
             self._save(output_dir or self.args.output_dir, state_dict=state_dict)
         super().save_model(output_dir, _internal_call)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        if self.criteria is not None:
+            self.criteria.save(output_dir)
 
     def whole_model(self) -> nn.Module | None:
         """Return the model as the exports take it: under FSDP a gathered copy, and None except on the main process.

@@ -275,3 +275,17 @@ def test_the_script_prints_updates_and_explains(runs, tmp_path, monkeypatch, cap
         run_here("compare_runs.py", *runs, "--update", path, "--block", "other", monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match=r"missing\.json"):
         run_here("compare_runs.py", tmp_path / "missing.json", monkeypatch=monkeypatch)
+
+
+def test_what_only_measures_or_spells_the_schedule_makes_no_row_of_its_own(tmp_path):
+    def rows(*arguments):
+        runs = [
+            write_run(tmp_path, f"{number}", seed=number, schedule="full full core", arguments=given)
+            for number, given in enumerate(arguments)
+        ]
+        return [row["training"] for row in table_of(render_comparison(runs))]
+
+    pattern = {"schedule_pattern": ["full", "full", "core"]}
+    assert rows(pattern, {"schedule": "full full core", "criteria_steps": 5}) == ["full full core"]
+    auto = {"alternate_lr_coef": "auto"}
+    assert len(rows(auto | {"criteria_steps": 5}, auto)) == 2

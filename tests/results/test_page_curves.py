@@ -6,7 +6,7 @@ import pytest
 from hf_ats.results.curves import level_colors
 from hf_ats.results.page import render_report_page
 from hf_ats.results.page_curves import HEIGHT, WIDTH, ticks
-from tests.support.pages import Element, chart, parse_page, points, read, render
+from tests.support.pages import Element, chart, history, parse_page, points, read, render
 
 
 @pytest.fixture
@@ -28,6 +28,23 @@ def test_there_is_a_chart_for_each_quantity_with_a_curve_for_each_level(results)
         # Not by colour alone: each level has a shape of its own.
         shapes = [{use["href"] for use in group.find_all("use")} for group in svg.find_all("g", class_="curve")]
         assert shapes == [{"#circle"}, {"#square"}]
+
+
+def test_measured_criteria_have_charts_with_a_gap_where_they_are_undefined(results):
+    names = ("c_norm", "c_norm_squared", "c_sim", "c_align", "cosine", "alpha", "q")
+    log = [{"step": step, **{f"{name}_core": step / 100 for name in names}} for step in (0, 50, 100, 150)]
+    log[2] |= dict.fromkeys(("c_align_core", "alpha_core", "q_core"), float("nan"))
+    page = render(results, [*history(), *log])
+    titles = [one.find("strong").text for one in page.find_all("figure")][4:]
+    assert titles == [
+        "Gradient overlap", "Norm similarity", "Gradient alignment", "Gradients of core and full",
+        "Safe share of the step", "Slow-down",
+    ]  # fmt: skip
+    for title, pieces in (("Gradient overlap", 1), ("Gradient alignment", 2), ("Slow-down", 2)):
+        svg = chart(page, title).find("svg", role="img")
+        assert [label.text for label in svg.find_all("text", class_="label")] == ["core"]
+        assert svg.find("path", class_="line")["d"].count("M") == pieces
+    assert "c_norm squared over the optimizer steps. core: 0 at step 0, 1.500 at step 150." in page.text
 
 
 def test_a_curve_lies_where_its_values_say(results):

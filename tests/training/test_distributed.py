@@ -1,5 +1,6 @@
 """The laws over two real processes (gloo on the CPU)."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def two_processes(tmp_path_factory) -> Path:
         ("ladder", dict(partition="rank ladder")),
         ("width", dict(partition="width")),
         ("width_ladder", dict(partition="width ladder", schedule="random")),
+        ("auto", dict(alternate_lr_coef="auto", criteria_steps=2)),
     ],
 )
 def test_two_processes_train_what_one_does(name, fields, two_processes, tmp_path):
@@ -62,6 +64,18 @@ def test_reducing_the_core_alone_gives_bitwise_what_the_search_for_unused_parame
     assert_same_state(
         torch.load(two_processes / "alternating.pt"), torch.load(two_processes / "find_unused.pt"), rtol=0, atol=0
     )
+
+
+def test_measuring_the_criteria_changes_nothing_and_every_process_knows_the_same(two_processes):
+    assert_same_state(
+        torch.load(two_processes / "alternating.pt"), torch.load(two_processes / "measured.pt"), rtol=0, atol=0
+    )
+    logs = [torch.load(two_processes / f"rank{rank}.pt")["measured_log"] for rank in (0, 1)]
+    first, second = ([entry for entry in log if "alpha_core" in entry] for log in logs)
+    assert first == second and [entry["step"] for entry in first] == [0, 2, 4, 6]
+    assert first[-1]["alternate_lr_coef_core"] < 1
+    lines = (two_processes / "auto" / "criteria.jsonl").read_text().splitlines()
+    assert [json.loads(line)["alpha"] for line in lines] == [entry["alpha_core"] for entry in first]
 
 
 @pytest.mark.law(number=2)

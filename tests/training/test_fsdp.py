@@ -215,4 +215,8 @@ def test_what_cannot_be_had_is_refused(ranks):
     for rank in ranks:
         assert "would replicate the model without a word; drop the fsdp" in rank["refused"]["on the cpu"]
         assert "evaluate after train(), during it (eval_on_start=True)" in rank["refused"]["before training"]
+        assert (
+            "criteria_steps=2 compares the gradients of a core and of the full network, and FSDP"
+            in rank["refused"]["measured"]
+        )
         assert "a trainer trains once" in rank["refused"]["again"]

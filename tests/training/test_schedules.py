@@ -43,7 +43,7 @@ def test_alternating_is_the_pattern_of_full_and_the_cores():
 @pytest.mark.parametrize(("schedule", "num_levels"), [("full level1", 2), ("core full", 1), ("core level3 full", 4)])
 def test_a_level_that_the_model_lacks_is_named(schedule, num_levels):
     lacking = {"full level1": "level1", "core full": "core", "core level3 full": "level3"}[schedule]
-    with pytest.raises(ValueError, match=f"names the level '{lacking}', and the model's are .*full; write one"):
+    with pytest.raises(ValueError, match=f"names the level '{lacking}', and the model has .*full; write one"):
         levels_at_step(schedule, 0, num_levels)
 
 

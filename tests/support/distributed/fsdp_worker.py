@@ -171,6 +171,7 @@ def main(out: Path):
     )
     run("launched", launched=True)
     untrained = make_sharded_trainer(partitioned(), out / "untrained", eval_dataset=sentences(4))
+    refused["measured"] = refusal(lambda: make_sharded_trainer(partitioned(), out / "measured", criteria_steps=2))
     refused["again"] = refusal(evaluating.train)
     refused["before training"] = refusal(untrained.evaluate)
     record = dict(

@@ -135,6 +135,8 @@ def main(out: Path):
         network = train_pictures(out / f"pictures_{schedule}", schedule=schedule)
         assert torch.distributed.get_world_size() == 2
         torch.save(network.state_dict(), out / f"pictures_{schedule}{torch.distributed.get_rank()}.pt")
+    run("measured", criteria_steps=2, logging_strategy="steps", logging_steps=2)
+    run("auto", alternate_lr_coef="auto", criteria_steps=2, logging_strategy="steps", logging_steps=2)
     run("padded", model=keep_pad_row_zero_(partitioned()), weight_decay=0.0)
     run("find_unused", trainer_class=FindsUnusedParameters)
     partition = PartitionConfig(ratios=[0.25])
@@ -173,6 +175,7 @@ def main(out: Path):
         sent_by_width=counting_width.sent,
         sentences=counting.sentences,
         log=seen["alternating"].state.log_history,
+        measured_log=seen["auto"].state.log_history,
         metrics=evaluating.evaluate(),
         sent_by_sum=train_sum(out),
         refused=refusal(lambda: make_trainer(partitioned(encoder_layerdrop=0.1), out / "refused")),
