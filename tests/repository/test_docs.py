@@ -18,6 +18,7 @@ RENDERERS = (
     "hf-ats compare",
     "python -m examples.image_classification.compare",
     "python -m benchmarks.reliability.table",
+    "python -m experiments.figures",
 )
 
 
