@@ -7,14 +7,13 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from .flags import parse_flags
 from .modeling_cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
-from .table import TASK, render_images, render_run
+from .table import TASK, render_run
 
 __all__ = [
     "TASK",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
     "parse_flags",
-    "render_images",
     "render_run",
 ]
 

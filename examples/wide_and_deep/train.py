@@ -87,7 +87,7 @@ def main() -> None:
         for schedule, levels in scores.items()
     ]
     print(f"\n{align(['training', *(f'{name} (%)' for name in parameters)], rows)}\n")
-    several = f", mean ± deviation of {len(arguments.seeds)} seeds" if len(arguments.seeds) > 1 else ""
+    several = f", mean (deviation) of {len(arguments.seeds)} seeds" if len(arguments.seeds) > 1 else ""
     print(f"Accuracy on {len(test):,} words after training on {len(train):,} others{several}.")
     print(f"Parameters: {', '.join(f'{name} {number:,}' for name, number in parameters.items())}.")
 

@@ -1,7 +1,7 @@
 """What belongs here writes down and shows what a run found: results.json, tables, plots, report page, model cards."""
 
 from .cards import render_card
-from .comparison import render_comparison, update_marked_block
+from .comparison import render_comparison, training_arguments, update_marked_block
 from .facts import check_facts, hub_languages, with_facts
 from .page import report_page, write_report_page
 from .plots import plot_training
@@ -44,6 +44,7 @@ __all__ = [
     "sample_translations",
     "select_samples",
     "task_of",
+    "training_arguments",
     "unique",
     "update_marked_block",
     "with_facts",

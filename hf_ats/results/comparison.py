@@ -4,37 +4,48 @@ import os
 import re
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..partition import sort_levels
 from ..storage import write_file
 from .markdown import fenced, in_code, inert
-from .results import read_results
+from .results import read_results, task_of
 from .tables import align, core_sizes, mean_and_deviation, number, settings, unique
 
 _SCHEDULES = {"full": "full alone", "core": "core alone"}
+# By task, the scores of a level and their headings.
+_SCORES = {"translation": {"bleu": "BLEU", "chrf": "chrF"}, "image-classification": {"accuracy": "accuracy (%)"}}
+_WATCHING = re.compile(
+    r"_dir$|run_name|^log_|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$|^debug$"
+    r"|^include_num_input_tokens_seen$"
+)
 
 
 def render_comparison(
-    result_files: Sequence[str | os.PathLike], commands: bool = True, replace: dict[str, str] | None = None
+    result_files: Sequence[str | os.PathLike],
+    commands: bool = True,
+    replace: dict[str, str] | None = None,
+    beside: Callable[[list[dict]], dict[str, str]] | None = None,
 ) -> str:
     """Render Markdown tables of runs, from their `results.json`: one of runs with a single core, one of ladders.
 
     The first has a row for each kind of run; the second, of runs with several cores, a row for each level of each kind
-    of run. Runs that differ only in their seed share their rows, as mean ± standard deviation of the sample.
-    Rows follow the order of the files. Column `r` has the ratio of a core: of its rank, or after the word "width" of
+    of run. Runs that differ only in their seed share their rows, as mean (standard deviation of the sample).
+    Rows follow the order of the files. Column `training` has the schedule and, where two rows would look the same, the
+    arguments that differ. Column `r` has the ratio of a core: of its rank, or after the word "width" of
     its width; and the layers that are partitioned, where they are not the preset's. Below the tables are the
     signatures of the scores, how the translations were decoded, and the commands.
 
     Args:
-        result_files: files that `write_results` wrote.
+        result_files: files that `write_results` wrote, of translation or of images.
         commands: whether to list the command of each run under the tables.
         replace: text to replace in the commands, such as the folder where the data lay.
+        beside: more cells of each row of the first table, by their heading, from the results of its runs.
 
     Raises:
-        ValueError: there are no files; one holds no results; or two were scored in different ways or on different
-            data, so that their scores do not compare. The message names the files.
+        ValueError: there are no files; one holds no results; or two are of different tasks, or were scored in
+            different ways or on different data, so that their scores do not compare. The message names the files.
 
     Example:
     ```python
@@ -43,7 +54,7 @@ def render_comparison(
     """
     if not result_files:
         raise ValueError("result_files is empty; give the results.json of each run.")
-    runs = {str(file): read_results(file) for file in result_files}
+    runs = {str(file): read_results(file, task=None) for file in result_files}
     _refuse_what_does_not_compare(runs)
     groups: dict[tuple, list[dict]] = {}
     for results in runs.values():
@@ -53,7 +64,7 @@ def render_comparison(
 
     ladders = [group for group in groups.values() if len(_ratios(group[0])) > 1]
     others = [group for group in groups.values() if len(_ratios(group[0])) <= 1]
-    parts = [_table_of_runs(others)] if others else []
+    parts = [_table_of_runs(others, beside)] if others else []
     if ladders:
         parts.append(_table_of_ladders(ladders))
     parts += _notes(list(runs.values()))
@@ -65,31 +76,33 @@ def render_comparison(
     return "\n\n".join(parts)
 
 
-def _table_of_runs(groups: list[list[dict]]) -> str:
+def _table_of_runs(groups: list[list[dict]], beside: Callable[[list[dict]], dict[str, str]] | None) -> str:
     """Return a table: a row for each group of runs that differ only in their seed, a column for each score."""
-    several_seeds = any(len(group) > 1 for group in groups)
+    scores = _SCORES[task_of(groups[0][0])]
     names = sort_levels(name for group in groups for run in group for name in run["levels"])
+    more = [beside(group) if beside else {} for group in groups]
+    headings = unique(heading for cells in more for heading in cells)
     rows = []
-    for group in groups:
+    for group, training, cells in zip(groups, _trainings(groups), more, strict=True):
         ratio = next(iter(_ratios(group[0]).values()), "-")
-        row = [_schedule(group), ratio, *_seeds_and_epochs(group, several_seeds)]
+        row = [training, ratio, str(len(group)), _epochs(group[0])]
         for name in names:
             levels = [run["levels"].get(name) or {} for run in group]
-            row += [mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")]
-        rows.append([*row, _training_flops(group)])
-    header = ["training", "r", *(["seeds"] if several_seeds else []), "epochs"]
-    header += [f"{inert(name)} {score}" for name in names for score in ("BLEU", "chrF")]
-    return align([*header, "training FLOPs (T)"], rows, "markdown")
+            row += [mean_and_deviation([level.get(score) for level in levels]) for score in scores]
+        rows.append([*row, *_costs(group), *(cells.get(heading, "-") for heading in headings)])
+    header = ["training", "r", "seeds", "epochs"]
+    header += [f"{inert(name)} {score}" for name in names for score in scores.values()]
+    return align([*header, *_cost_headings(groups[0]), *headings], rows, "markdown")
 
 
 def _table_of_ladders(groups: list[list[dict]]) -> str:
     """Return a table: a row for each level of each group; the first of a group says what was trained, how long."""
-    several_seeds = any(len(group) > 1 for group in groups)
+    scores = _SCORES[task_of(groups[0][0])]
     rows = []
-    for group in groups:
+    for group, training in zip(groups, _trainings(groups), strict=True):
         ratios = _ratios(group[0])
         names = [name for name in (*ratios, "full") if any(name in run["levels"] for run in group)]
-        of_run = [_schedule(group), *_seeds_and_epochs(group, several_seeds), _training_flops(group)]
+        of_run = [training, str(len(group)), _epochs(group[0]), *_costs(group)]
         for name in names:
             levels = [run["levels"].get(name) or {} for run in group]
             parameters = unique(f"{level['parameters']:,}" for level in levels if level)
@@ -99,30 +112,50 @@ def _table_of_ladders(groups: list[list[dict]]) -> str:
                     inert(name),
                     ratios.get(name, "-"),
                     " / ".join(parameters),
-                    *(mean_and_deviation([level.get(score) for level in levels]) for score in ("bleu", "chrf")),
+                    *(mean_and_deviation([level.get(score) for level in levels]) for score in scores),
                 ]
             )
-    header = ["training of a ladder", *(["seeds"] if several_seeds else []), "epochs", "training FLOPs (T)"]
-    return align([*header, "level", "r", "parameters", "BLEU", "chrF"], rows, "markdown")
+    header = ["training of a ladder", "seeds", "epochs", *_cost_headings(groups[0])]
+    return align([*header, "level", "r", "parameters", *scores.values()], rows, "markdown")
 
 
-def _schedule(group: list[dict]) -> str:
-    schedule = group[0]["training"]["schedule"]
-    return _SCHEDULES.get(schedule, inert(schedule))
+def _trainings(groups: list[list[dict]]) -> list[str]:
+    """Return what each group trained: the schedule and, where two would look the same, the arguments that differ."""
+    alike: dict[tuple, list[dict]] = {}
+    for group in groups:
+        alike.setdefault(_looks(group[0]), []).append(group[0]["training"].get("arguments", {}))
+    names = []
+    for group in groups:
+        training, all_arguments = group[0]["training"], alike[_looks(group[0])]
+        own = training_arguments(training.get("arguments", {}))
+        differ = [
+            name for name in own if name != "seed" and any(own[name] != other.get(name) for other in all_arguments)
+        ]
+        name = _SCHEDULES.get(training["schedule"], inert(training["schedule"]))
+        values = (own[one] if not isinstance(own[one], list) else " ".join(map(str, own[one])) for one in differ)
+        shown = settings(dict(zip(differ, values, strict=True)))
+        names.append(f"{name} ({inert(shown)})" if shown else name)
+    return names
 
 
-def _seeds_and_epochs(group: list[dict], several_seeds: bool) -> list[str]:
-    return [*([str(len(group))] if several_seeds else []), _epochs(group[0])]
+def _looks(results: dict) -> tuple:
+    return (results["training"]["schedule"], results["training"]["epochs"], *_ratios(results).items())
+
+
+def _costs(group: list[dict]) -> list[str]:
+    epoch = [run["training"].get("epoch_forward_flops") for run in group]
+    flops = [run["training"]["flops"] for run in group]
+    forward = [] if None in epoch else [number(statistics.mean(epoch), 1e-12, 3)]
+    return [*forward, number(statistics.mean(flops) if None not in flops else None, 1e-12, 1)]
+
+
+def _cost_headings(group: list[dict]) -> list[str]:
+    return ["forward FLOPs per epoch (T)", "training FLOPs (T)"][-len(_costs(group)) :]
 
 
 def _epochs(results: dict) -> str:
     epochs = results["training"]["epochs"]
     return "-" if epochs is None else f"{epochs:g}"
-
-
-def _training_flops(group: list[dict]) -> str:
-    flops = [run["training"]["flops"] for run in group]
-    return number(statistics.mean(flops) if None not in flops else None, 1e-12, 1)
 
 
 def _ratios(results: dict) -> dict[str, str]:
@@ -183,18 +216,18 @@ def _shell_lines(commands: Sequence[str]) -> list[str]:
 def _kind(results: dict) -> tuple:
     """Return what runs of one row have in common: all but the seed and what follows from it."""
     training = results["training"]
-    # Seed and schedule are among the arguments too; directories follow from them, and the others do not change what
-    # is trained.
-    own = re.compile(
-        r"seed|_dir$|run_name|^schedule|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|"
-        r"^disable_tqdm$"
-    )
-    data = {name: results["data"].get(name) for name in ("name", "train")}
-    arguments = {name: value for name, value in training.get("arguments", {}).items() if not own.search(name)}
-    if arguments.get("alternate_lr_coef") != "auto":  # which alone follows what is measured
-        arguments.pop("criteria_steps", None)
+    data = {name: value for name, value in results["data"].items() if not name.startswith(("test", "validation"))}
+    arguments = training_arguments(training.get("arguments", {}))
+    # The seed and the schedule are among the arguments too.
+    arguments = {name: value for name, value in arguments.items() if not name.startswith(("seed", "schedule"))}
     parts = (results["partition"], results["model"], data, sorted(arguments.items(), key=lambda item: item[0]))
     return (training["schedule"], training["epochs"], *map(repr, parts))
+
+
+def training_arguments(arguments: dict) -> dict:
+    """Return those of a run's arguments that change what is trained, not how it is watched and where it is kept."""
+    watching = ["criteria_steps"] if arguments.get("alternate_lr_coef") != "auto" else []
+    return {name: value for name, value in arguments.items() if not _WATCHING.search(name) and name not in watching}
 
 
 def _refuse_what_does_not_compare(runs: dict[str, dict]) -> None:
@@ -202,8 +235,9 @@ def _refuse_what_does_not_compare(runs: dict[str, dict]) -> None:
     for file, results in others:
         fields = _fields_of_test_data(results, reference)
         for what, one, other in (
+            ("tasks", task_of(results), task_of(reference)),
             ("scores", _signatures(results), _signatures(reference)),
-            ("decoding", results["generation"], reference["generation"]),
+            ("decoding", results.get("generation"), reference.get("generation")),
             ("data", *({name: run["data"].get(name) for name in fields} for run in (results, reference))),
         ):
             if one != other:
@@ -215,7 +249,7 @@ def _refuse_what_does_not_compare(runs: dict[str, dict]) -> None:
 
 def _signatures(results: dict) -> list[str]:
     levels = results["levels"].values()
-    return unique(level[field] for field in ("bleu_signature", "chrf_signature") for level in levels)
+    return unique(level.get(field) for field in ("bleu_signature", "chrf_signature") for level in levels)
 
 
 def _fields_of_test_data(*runs: dict) -> tuple[str, ...]:
@@ -236,14 +270,25 @@ def _refuse_a_seed_twice(group: list[dict]) -> None:
 
 
 def _notes(runs: list[dict]) -> list[str]:
-    level = next(iter(runs[0]["levels"].values()))
-    bleu, chrf = level["bleu_signature"], level["chrf_signature"]
-    notes = [f"BLEU: sacreBLEU {in_code(bleu)}; chrF: {in_code(chrf)}."]
-    if runs[0]["generation"]:
+    images = task_of(runs[0]) != "translation"
+    if images:
+        notes = [
+            "Accuracy of the exported networks on the test images. FLOPs: a multiply-add is 2; of an epoch the passes "
+            "forward alone, of the training forward and backward."
+        ]
+    else:
+        level = next(iter(runs[0]["levels"].values()))
+        bleu, chrf = level["bleu_signature"], level["chrf_signature"]
+        notes = [f"BLEU: sacreBLEU {in_code(bleu)}; chrF: {in_code(chrf)}."]
+    if runs[0].get("generation"):
         notes.append(f"Decoding: {inert(settings(runs[0]['generation']))}.")
     if any((run["partition"] or {}).get("method") == "width" for run in runs):
+        keeps = (
+            "channels"
+            if images
+            else ("feed-forward neurons and, where they are partitioned, of each head's query and key dimensions")
+        )
         notes.append(
-            'r is the ratio of a core\'s rank to the full one; after "width", the share that it keeps of the '
-            "feed-forward neurons and, where they are partitioned, of each head's query and key dimensions."
+            f'r is the ratio of a core\'s rank to the full one; after "width", the share that it keeps of the {keeps}.'
         )
     return notes

@@ -79,11 +79,11 @@ def _scoring_notes(results: dict) -> list[str]:
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> str:
-    """Return mean ± standard deviation of the sample; a dash if a value is missing or not a number."""
+    """Return mean (standard deviation of the sample), the paper's form; a dash if a value is missing or no number."""
     if any(value is None or math.isnan(value) for value in values):
         return "-"
     mean = number(statistics.mean(values), 1, 2)
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({statistics.stdev(values):.2f})"
 
 
 def core_sizes(partition: dict | None) -> dict[str, str]:

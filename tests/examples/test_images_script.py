@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from examples.image_classification import CifarResNetForImageClassification, compare, parse_flags, train
+from examples.image_classification import CifarResNetForImageClassification, parse_flags, train
 from examples.image_classification.data import ImageCollator, PlainImages, split_validation
 from examples.image_classification.generated import generated_images
 from examples.image_classification.training import count_correct
@@ -106,7 +106,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_end(trained, tmp_path, mo
         assert all(torch.equal(tensor, again[name]) for name, tensor in once.items())
 
 
-def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path, capsys):
+def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path, monkeypatch, capsys):
     runs = {"standard": "--method none --schedule full", "slimmable": "--schedule slimmable"}
     for name, flags in runs.items():
         run(train, *arguments(tmp_path / name, f"--max_steps 4 --save_strategy no {flags}"))
@@ -114,10 +114,14 @@ def test_standard_and_slimmable_training_and_the_table_of_all(trained, tmp_path,
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- begin images -->\n<!-- end images -->\nbelow\n")
     files = [folder / "results.json" for folder in (tmp_path / "standard", trained, tmp_path / "slimmable")]
-    run(compare, *files, "--update", page, "--block", "images", "--no_commands")
-    rows = [line for line in page.read_text().splitlines() if line.startswith(("| standard", "| altern", "| slimm"))]
-    assert [row.split("|")[1].strip() for row in rows[:3]] == ["standard", "alternating", "slimmable"]
-    run(compare, *files, "--update", page, "--block", "images", "--no_commands")
+    run_here(
+        "compare_runs.py", *files, "--update", page, "--block", "images", "--no_commands", monkeypatch=monkeypatch
+    )
+    rows = [line for line in page.read_text().splitlines() if line.startswith(("| full alone", "| altern", "| slimm"))]
+    assert [row.split("|")[1].strip() for row in rows[:3]] == ["full alone", "alternating", "slimmable"]
+    run_here(
+        "compare_runs.py", *files, "--update", page, "--block", "images", "--no_commands", monkeypatch=monkeypatch
+    )
     assert "up to date" in capsys.readouterr().err
     (results, *others) = [json.loads(file.read_text()) for file in files]
     full = results["levels"]["full"]["flops_per_image"]

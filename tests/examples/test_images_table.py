@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from examples.image_classification import render_images, render_run
+from examples.image_classification import render_run
 from hf_ats.results import build_results, read_results, render_comparison, write_results
+from tests.results.test_results import SECTIONS
 
 
 def results(schedule="alternating", seed=1, core=70.0, full=80.0, **data) -> dict:
@@ -62,65 +63,61 @@ def rows_of(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_each_kind_of_training_is_a_row_beside_the_papers_table(write):
-    table = render_images(
+def test_each_kind_of_training_is_a_row(write):
+    table = render_comparison(
         write(results("full"), results(), results("slimmable", core=71.5)), replace={"/data": "data"}
     )
     assert rows_of(table)[0] == [
-        "training",
-        "r",
-        "epochs",
-        "core accuracy (%)",
-        "full accuracy (%)",
-        "forward FLOPs per epoch (1e12)",
-        "training FLOPs (1e12)",
+        *("training", "r", "seeds", "epochs", "core accuracy (%)", "full accuracy (%)"),
+        *("forward FLOPs per epoch (T)", "training FLOPs (T)"),
     ]
     assert rows_of(table)[2:] == [
-        ["standard", "-", "2", "-", "80.00", "1.250", "5.0"],
-        ["alternating", "0.5", "2", "70.00", "80.00", "1.250", "5.0"],
-        ["slimmable", "0.5", "2", "71.50", "80.00", "1.250", "5.0"],
+        ["full alone", "-", "1", "2", "-", "80.00", "1.250", "5.0"],
+        ["alternating", "width 0.5", "1", "2", "70.00", "80.00", "1.250", "5.0"],
+        ["slimmable", "width 0.5", "1", "2", "71.50", "80.00", "1.250", "5.0"],
     ]
-    assert "16, 32 channels, trained on 45,000 images of 32 x 32" in table
-    paper = rows_of(table.split("after its whole training:\n\n")[1])
-    assert paper[2:] == [["alternating", "93.94", "95.05", "31.3"], ["slimmable", "93.99", "94.72", "62.7"]]
-    assert "--schedule slimmable --train_file data/train" in table and "/data" not in table
+    assert "the share that it keeps of the channels" in table and "BLEU" not in table
+    assert "--schedule slimmable\n" in table and 'SHARED="--train_file data/train"' in table
 
 
 def test_seeds_share_a_row(write):
-    table = render_images(write(results(seed=1, core=70), results(seed=2, core=72), results("full")), commands=False)
-    assert rows_of(table)[2][:6] == ["alternating", "0.5", "2", "2", "71.00 ± 1.41", "80.00 ± 0.00"]
+    table = render_comparison(
+        write(results(seed=1, core=70), results(seed=2, core=72), results("full")), commands=False
+    )
+    assert rows_of(table)[2][:6] == ["alternating", "width 0.5", "2", "2", "71.00 (1.41)", "80.00 (0.00)"]
     assert "commands" not in table
 
 
-def test_runs_that_do_not_compare_are_refused(write):
-    for changed in (results(test_fingerprint="xyz"), results(train=100), results(split_seed=1)):
-        first, second = write(results("full"), changed)
-        with pytest.raises(ValueError, match=rf"data of {second} and {first} differ"):
-            render_images([first, second])
+def test_runs_that_do_not_compare_are_refused_or_have_rows_of_their_own(write):
+    first, second = write(results("full"), results(test_fingerprint="xyz"))
+    with pytest.raises(ValueError, match=rf"data of {second} and {first} differ"):
+        render_comparison([first, second])
     wider = results()
     wider["model"]["width"] = 64
-    with pytest.raises(ValueError, match=r"model of .* differ"):
-        render_images(write(results("full"), wider))
+    for changed in (results(train=100), results(split_seed=1), wider):
+        assert len(rows_of(render_comparison(write(results(), changed)))) == 4
 
 
 def test_other_epochs_are_another_row(write):
     longer = results()
     longer["training"]["epochs"] = 4.0
-    table = render_images(write(results(), longer))
-    assert [row[:3] for row in rows_of(table)[2:]] == [["alternating", "0.5", "2"], ["alternating", "0.5", "4"]]
+    table = render_comparison(write(results(), longer))
+    assert [row[3] for row in rows_of(table)[2:]] == ["2", "4"]
 
 
 def test_a_seed_twice_is_refused(write):
-    with pytest.raises(ValueError, match=r"runs of alternating training over 2 epochs with the seeds \[1, 1\]; give"):
-        render_images(write(results(), results()))
+    with pytest.raises(ValueError, match=r"differ in nothing, with the seeds \[1, 1\]; give"):
+        render_comparison(write(results(), results()))
     with pytest.raises(ValueError, match="result_files is empty"):
-        render_images([])
+        render_comparison([])
 
 
 def test_results_of_one_task_are_no_table_of_the_other(write, tmp_path):
-    (file,) = write(results())
+    file, of_text = write(results(), build_results(**SECTIONS))
+    with pytest.raises(ValueError, match=rf"tasks of {of_text} and {file} differ, translation and image-class"):
+        render_comparison([file, of_text])
     with pytest.raises(ValueError, match="holds the results of image-classification, and these are tables of transl"):
-        render_comparison([file])
+        read_results(file)
     old = json.loads(file.read_text())
     del old["task"]
     file.write_text(json.dumps(old))
