@@ -1,0 +1,1 @@
+"""The paper's tables as grids of runs: what trains them, keeps their results, and renders them."""
