@@ -34,9 +34,9 @@ def plot_scores(records: dict[str, dict[int, dict]], path: Path, title: str) -> 
             values = [run["levels"][level][score] for run in runs]
             deviation = statistics.stdev(values) if len(values) > 1 else 0
             trained = "alone" if schedule == level else schedule
-            # The arguments that set one schedule apart from another are in the run's name.
-            own = "" if schedule not in ("alternating",) else _variant(runs[0])
-            curves.setdefault((level, f"{level}{method}, {trained}{own}"), []).append(
+            if (factor := runs[0]["training"]["arguments"].get("alternate_lr_coef")) is not None:
+                trained += f", alternate_lr_coef {factor}"
+            curves.setdefault((level, f"{level}{method}, {trained}"), []).append(
                 (flops, statistics.mean(values), deviation, ratio)
             )
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
@@ -58,9 +58,3 @@ def plot_scores(records: dict[str, dict[int, dict]], path: Path, title: str) -> 
     figure.savefig(picture := io.BytesIO(), format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, picture.getvalue())
-
-
-def _variant(run: dict) -> str:
-    arguments = run["training"]["arguments"]
-    own = {name: arguments[name] for name in ("alternate_lr_coef", "schedule_pattern") if name in arguments}
-    return "".join(f", {value if isinstance(value, str) else ' '.join(map(str, value))}" for value in own.values())

@@ -148,7 +148,7 @@ def find(raw: Path, name: str) -> Path:
 
 def read(path: Path) -> Iterator[str]:
     """Yield the lines of a file, which end at line feeds and nowhere else."""
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:  # Moses's scripts go on as well
         for line in file:
             yield line.rstrip("\n")
 

@@ -21,6 +21,9 @@ from experiments.records import TRIALS, significance
 from hf_ats.results import render_comparison, update_marked_block
 from hf_ats.run import manual_parser, user_errors
 
+# The headings that the paper's figures have, in the order of the columns.
+_PRINTED = ("core", "full", "forward FLOPs per epoch (T)")
+
 
 @user_errors()
 def main() -> None:
@@ -71,18 +74,22 @@ def render_grid(grid: Grid, records: dict[str, dict[int, dict]]) -> str:
     """
     files = [run.record for name in records for run in grid.runs if run.name == name and run.record.exists()]
 
+    compared = ("core", "full") if grid.train == "translation" else ()
+    printed = [what for what in _PRINTED if any(what in figures for figures in grid.paper.values())]
+
     def beside(group: list[dict]) -> dict[str, str]:
-        name = group[0]["run"]
-        cells = {f"paper's {what}": figure for what, figure in grid.paper.get(name, {}).items()}
-        for level in group[0]["levels"] if grid.train == "translation" else ():
-            if found := [_difference(run, records, level) for run in sorted(group, key=lambda run: run["seed"])]:
-                cells[f"{level} − alone, by seed"] = "; ".join(found) if any(found) else "-"
+        figures = grid.paper.get(group[0]["run"], {})
+        cells = {f"paper's {what}": figures.get(what, "-") for what in printed}
+        runs = sorted(group, key=lambda run: run["seed"])
+        for level in compared:
+            found = [_difference(run, records, level) for run in runs if level in run["levels"]]
+            cells[f"{level} − alone, by seed"] = "; ".join(filter(None, found)) or "-"
         return cells
 
     parts = [render_comparison(files, commands=False, beside=beside)]
     if grid.train == "translation":
         parts.append(
-            "After − alone: BLEU less that of the same network trained alone with the same seed, and the p of "
+            "Columns − alone: BLEU less that of the same network trained alone with the same seed, and the p of "
             f"sacreBLEU's paired approximate randomization ({TRIALS:,} trials), one seed after another; ? where that "
             "run is not done."
         )

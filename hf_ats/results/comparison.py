@@ -18,7 +18,7 @@ _SCHEDULES = {"full": "full alone", "core": "core alone"}
 _SCORES = {"translation": {"bleu": "BLEU", "chrf": "chrF"}, "image-classification": {"accuracy": "accuracy (%)"}}
 _WATCHING = re.compile(
     r"_dir$|run_name|^log_|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$|^debug$"
-    r"|^include_num_input_tokens_seen$"
+    r"|^include_num_input_tokens_seen$|^criteria_steps$"
 )
 
 

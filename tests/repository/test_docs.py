@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RENDERERS = (
     "hf-ats compare",
-    "python -m examples.image_classification.compare",
+    "python experiments/table.py",
     "python -m benchmarks.reliability.table",
     "python -m experiments.figures",
 )
@@ -43,10 +43,15 @@ def test_a_table_is_what_the_command_beside_it_renders(page, command, tmp_path, 
     updated = REPOSITORY / words[words.index("--update") + 1]
     copy = shutil.copy(updated, tmp_path)
     words[words.index("--update") + 1] = str(copy)
+    if "--plot" in words:
+        words[words.index("--plot") + 1] = str(tmp_path / "plot.png")
     monkeypatch.chdir(REPOSITORY)
     if command.startswith("python -m"):
         monkeypatch.setattr(sys, "argv", words[2:])
         runpy.run_module(words[2], run_name="__main__")
+    elif command.startswith("python "):
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(words[1], run_name="__main__")
     else:
         monkeypatch.setattr(sys, "argv", ["hf-ats compare", *words[2:]])
         compare_runs.main()
@@ -67,12 +72,14 @@ def test_every_rendered_table_has_its_command():
 
 
 def expanded(word: str) -> list[str]:
-    """What bash makes of `a/{b,c}.json`, and of a word without braces."""
-    if "{" not in word:
-        return [word]
-    head, rest = word.split("{")
-    middle, tail = rest.split("}")
-    return [f"{head}{name}{tail}" for name in middle.split(",")]
+    """What bash with nullglob makes of `a/{b,c}*.json`, and of a word with neither braces nor a star."""
+    if "{" in word:
+        head, rest = word.split("{")
+        middle, tail = rest.split("}")
+        return [one for name in middle.split(",") for one in expanded(f"{head}{name}{tail}")]
+    if "*" in word:
+        return sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob(word))
+    return [word]
 
 
 def anchors(page: Path) -> set[str]:

@@ -326,7 +326,7 @@ def test_a_missing_fact_is_named_with_its_remedy(runs):
 
 
 def test_results_from_before_there_were_cards_are_told_what_to_do():
-    old = read_results(REPOSITORY / "experiments" / "multi30k" / "alternating-0.25.json")
+    old = read_results(REPOSITORY / "experiments" / "results" / "one-seed" / "ladder.json")
     with pytest.raises(ValueError, match=r"has no samples, the translations that a card shows; write it again"):
         render_card(old, "core", {"core": "ann/x"})
 

@@ -91,8 +91,8 @@ def write(folder: Path, results: dict, log: list[dict], name: str) -> str:
 def pages(tmp_path_factory) -> dict[str, str]:
     """Addresses: of a plain run, and of one with everything that could burst a page."""
     folder = tmp_path_factory.mktemp("pages")
-    plain = with_samples(read("experiments/multi30k/alternating-twice-0.25.json"))
-    ladder = read("experiments/multi30k/ladder.json")
+    plain = with_samples(read("experiments/results/one-seed/width-from-full.json"))
+    ladder = read("experiments/results/one-seed/ladder.json")
     full = ladder["levels"].pop("full")
     ladder["levels"] |= {f"level{number}": ladder["levels"]["level2"] for number in range(3, 8)} | {"full": full}
     ladder["data"] |= {"target_lang": "ar", "name": "a/very/long/path/" * 20}

@@ -11,7 +11,7 @@ from tests.support.pages import Element, chart, history, parse_page, points, rea
 
 @pytest.fixture
 def results() -> dict:
-    return read("experiments/multi30k/alternating-twice-0.25.json")
+    return read("experiments/results/one-seed/width-from-full.json")
 
 
 def test_there_is_a_chart_for_each_quantity_with_a_curve_for_each_level(results):
