@@ -27,7 +27,7 @@ from tests.support.scripts import run_here
 
 @pytest.fixture
 def results() -> dict:
-    return with_samples(read("experiments/multi30k/alternating-twice-0.25.json"))
+    return with_samples(read("experiments/results/one-seed/width-from-full.json"))
 
 
 # ---- The page as a whole ----
@@ -86,7 +86,7 @@ def test_a_failure_leaves_the_page_that_was_there(results, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     "file",
-    sorted([*ROOT.glob("experiments/*/*.json"), *ROOT.glob("examples/*/results/*")]),
+    sorted(ROOT.glob("experiments/results/*/*.json")),
 )
 def test_every_committed_result_has_a_page(file, tmp_path):
     (tmp_path / "results.json").write_bytes(file.read_bytes())
@@ -153,7 +153,9 @@ def test_a_score_that_is_no_number_is_a_dash(results):
 
 
 def test_one_network_alone_has_no_shares(tmp_path):
-    page = render(read("experiments/multi30k/full.json"))
+    results = read("experiments/results/one-seed/width-from-full.json")
+    del results["levels"]["core"]
+    page = render(results)
     assert all("of full" not in cell for cells in figures(page).values() for cell in cells)
     assert page.find("p", class_="lede").text.startswith("The full network scores")
 
@@ -172,7 +174,7 @@ def test_how_it_was_found_is_said(results):
     assert said["Length"].endswith(" epochs, 1 h 2 min, 2 processes")
     assert (said["Went on from"], said["Seed"]) == ("runs/x/checkpoint-10", str(results["seed"]))
     assert (said["License"], said["Data sets"], said["Base model"]) == ("cc-by-4.0", "some/set", "some/model")
-    assert said["learning_rate"] == "0.001" and said["torch"] == results["versions"]["torch"]
+    assert said["learning_rate"] == "0.0005" and said["torch"] == results["versions"]["torch"]
     assert set(results["training"]["arguments"]) | set(results["versions"]) <= set(said)
 
 
@@ -279,7 +281,7 @@ def test_the_language_is_what_a_browser_reads(results, code, tag):
 
 
 def test_a_ladder_has_every_level_everywhere():
-    results = with_samples(read("experiments/multi30k/ladder.json"))
+    results = with_samples(read("experiments/results/one-seed/ladder.json"))
     levels = list(results["levels"])
     page = render(results, history(levels))
     assert all(len(cells) == 4 for cells in figures(page).values())
@@ -292,7 +294,7 @@ def test_a_ladder_has_every_level_everywhere():
 
 
 def test_images_have_accuracy_and_no_translations():
-    results = read("examples/image_classification/results/alternating.json")
+    results = read("experiments/results/cifar10-small/alternating-seed1.json")
     page = render(results, history(scores=("accuracy",)))
     core, full = results["levels"]["core"], results["levels"]["full"]
     assert figures(page)["Accuracy"] == [
@@ -329,6 +331,6 @@ def test_a_broken_log_is_said_with_the_remedy(results, tmp_path, state):
 
 
 def test_the_script_makes_the_page_of_an_old_run(tmp_path, monkeypatch, capsys):
-    (tmp_path / "results.json").write_bytes((ROOT / "experiments/multi30k/ladder.json").read_bytes())
+    (tmp_path / "results.json").write_bytes((ROOT / "experiments/results/one-seed/ladder.json").read_bytes())
     run_here("report.py", tmp_path, monkeypatch=monkeypatch)
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html") and (tmp_path / "report.html").is_file()
