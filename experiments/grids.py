@@ -264,7 +264,7 @@ def load_grid(name: str, scale: str | None, data: Path) -> Grid:
             raise ValueError(f"seeds: {seeds} of {scale} is not a list of whole numbers.")
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds: {', '.join(seeds)} of {scale} has one twice; each seed is a run of its own.")
-        runs = {run: _mapping(flags, run) for run, flags in _mapping(values["runs"], "runs").items()}
+        runs = {run: _flags(flags, run) for run, flags in _mapping(values["runs"], "runs").items()}
         wrong = [run for run in runs if not re.fullmatch(r"[\w.-]+", run)]
         if wrong:
             raise ValueError(f"run {wrong[0]!r} cannot name a folder; write letters, digits, dots and dashes.")
@@ -275,11 +275,18 @@ def load_grid(name: str, scale: str | None, data: Path) -> Grid:
             setting["recipe"],
             seeds,
             _mapping(setting.get("data", {}), "data"),
-            _mapping(setting.get("flags", {}), "flags"),
+            _flags(setting.get("flags", {}), "flags"),
         )
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     return Grid(path, values["title"], values["train"], scale, whole, data, runs, paper)
+
+
+def _flags(value, what: str) -> dict[str, str | list[str]]:
+    for name, given in _mapping(value, what).items():
+        if not all(isinstance(one, str) for one in (given if isinstance(given, list) else [given])):
+            raise ValueError(f"{what}: {name} is {given!r}; write a value, or a list of them.")
+    return value
 
 
 def _mapping(value, what: str, known: tuple[str, ...] | None = None, needed: tuple[str, ...] = ()) -> dict:

@@ -96,19 +96,23 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
     try:
         while missing or running:
             for run in list(missing):
-                if len(running) < jobs and (job := start(run, jobs)) is not None:
-                    running.append(job)
+                try:
+                    job = start(run, jobs) if len(running) < jobs else None
+                except (OSError, ValueError) as error:
+                    failed.append(f"{run.id}: {error}")
                     missing.remove(run)
-                elif run.record.exists():  # by the process that trained it
+                    continue
+                running += [job] if job else []
+                if job or run.record.exists():  # which the process that trained it wrote
                     missing.remove(run)
             time.sleep(POLL_SECONDS)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 job.log.close()
-                if job.process.returncode == 0:
-                    write_record(job.run)
-                else:
+                if job.process.returncode or not (job.run.folder / RESULTS).exists():
                     failed.append(f"{job.run.id} ended with status {job.process.returncode}, see {job.run.log}")
+                else:
+                    missing.insert(0, job.run)  # of which `start` writes the record
             done = f"{sum(run.record.exists() for run in runs)} of {len(runs)} runs done"
             if done != said or time.monotonic() - reported > REPORT_SECONDS:
                 print(f"{time.strftime('%H:%M')} {done}{_of_the_others(runs, running, jobs)}", flush=True)
@@ -122,7 +126,7 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
 
 
 def start(run: Run, jobs: int) -> Job | None:
-    """Start a run, or go on with it; None if another process trains it."""
+    """Start a run, or go on with it; None if another process trains it, or it has ended: then its record is written."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     log = run.log.open("ab")
     try:
@@ -131,8 +135,8 @@ def start(run: Run, jobs: int) -> Job | None:
         log.close()
         return None
     if (run.folder / RESULTS).exists():
-        write_record(run)
         log.close()
+        write_record(run)
         return None
     words = run.words(run.grid.data, run.folder)
     if checkpoints_in(run.folder):
@@ -166,6 +170,8 @@ def _of_the_others(runs: list[Run], running: list[Job], jobs: int) -> str:
     shares = {job.run.id: share_done(job.run) for job in running}
     shown = "".join(f", {name} at {share:.0%}" for name, share in shares.items())
     left = [run for run in runs if not run.record.exists()]
+    if len(running) < jobs and len(left) > len(running):
+        shown += ", others wait for another process"
     if not seconds or not left:
         return shown
     mean = statistics.mean(value for values in seconds.values() for value in values)

@@ -5,8 +5,8 @@
 
 Each row is one kind of run; runs that differ only in their seed share a row, as mean and standard deviation.
 Runs of a ladder, with several cores, have a table of their own with a row for each level. Runs that were scored
-in different ways, or on different data, are refused. With --update the tables replace the text of the file between the
-lines
+in different ways, or on different data, are refused, as are translation and images in one table. With --update the
+tables replace the text of the file between the lines
 
     <!-- begin runs -->
     <!-- end runs -->
@@ -15,7 +15,6 @@ so that no figure in a README is typed by hand.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from hf_ats.results import render_comparison, update_marked_block
@@ -23,9 +22,9 @@ from hf_ats.run import manual_parser, user_errors
 
 
 @user_errors()
-def main(render: Callable[..., str] = render_comparison, manual: str = __doc__) -> None:
-    """Render, then print or update; an example with runs of another kind brings its own `render` and `manual`."""
-    parser = manual_parser(manual)
+def main() -> None:
+    """Render, then print or update."""
+    parser = manual_parser(__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="results.json of each run, in the order of the rows")
     parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
     parser.add_argument("--block", default="runs", help="name of the marked block (default: %(default)s)")
@@ -39,7 +38,7 @@ def main(render: Callable[..., str] = render_comparison, manual: str = __doc__) 
     )
     parser.add_argument("--no_commands", action="store_true", help="leave out the commands below the table")
     arguments = parser.parse_args()
-    table = render(arguments.results, commands=not arguments.no_commands, replace=dict(arguments.replace))
+    table = render_comparison(arguments.results, commands=not arguments.no_commands, replace=dict(arguments.replace))
     if arguments.update is None:
         print(table)
     else:

@@ -143,6 +143,11 @@ def test_a_run_that_another_process_trains_is_left_to_it(bench, trained, stand_i
         ("  full: {full: 32", "  ful: {full: 32", "paper has the unknown field 'ful'; there are full, core"),
         ("  core:", "  co/re:", "run 'co/re' cannot name a folder"),
         ("title:", "- title:", "tiny-grid.yaml: "),
+        (
+            "core: {ratios: [0.25]",
+            "core: {ratios: {low: 0.25}",
+            r"core: ratios is .*; write a value, or a list of them",
+        ),
         ("text/test", "text/tset", "asks for test_prefix text/tset, and .* has no such file; give the folder"),
     ],
 )
