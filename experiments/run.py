@@ -126,7 +126,7 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
 
 
 def start(run: Run, jobs: int) -> Job | None:
-    """Start a run, or go on with it; None if another process trains it, or it has ended: then its record is written."""
+    """Start a run, or go on with it; None if another process trains it, or it has ended, and has its record now."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     log = run.log.open("ab")
     try:
