@@ -83,7 +83,8 @@ class Run:
 
     def __init__(self, scale: Scale, parts: dict[str, LabelledImages], dropout: bool, seed: int = 0):
         self.scale, self.parts, self.seed = scale, parts, seed
-        self.model = network(scale, seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = network(scale, seed).to(self.device)
         layers = inner_channels(self.model)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=scale.learning_rate, momentum=0.9, weight_decay=5e-4
@@ -113,7 +114,7 @@ class Run:
                 self.probes.append(self.probe())
             cosine = math.cos(math.pi * self.runner.steps_done / last)
             self.optimizer.param_groups[0]["lr"] = scale.learning_rate * (1 + cosine) / 2
-            batch = self.collate(self.images.__getitems__(indices.tolist()))
+            batch = self._batch(self.images.__getitems__(indices.tolist()))
             self.runner.step(lambda batch=batch: self._loss(batch))
         self.epochs_done += 1
         if self.epochs_done == scale.epochs:
@@ -125,7 +126,7 @@ class Run:
         Each is the mean over the masks, and undefined (`None`) if it is so with one of them.
         """
         images = self.parts["train"][torch.arange(self.scale.probe_images)]
-        batch = self.collate([PlainImages(images)[index] for index in range(len(images))])
+        batch = self._batch([PlainImages(images)[index] for index in range(len(images))])
         parameters = dict(self.model.named_parameters())
         loss, gradient = self._gradient(batch, parameters)
         found = {"step": self.runner.steps_done, "loss": round(loss, 5)}
@@ -140,6 +141,9 @@ class Run:
                 for name in ("c_norm_squared", "c_sim", "c_align", "cosine")
             }
         return found
+
+    def _batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in self.collate(rows).items()}
 
     def _loss(self, batch, parameters=None) -> torch.Tensor:
         inputs = {"pixel_values": batch["pixel_values"]}
@@ -156,7 +160,7 @@ class Run:
         """Return the accuracy of the full network on the test part, in per cent."""
         plain, correct = PlainImages(self.parts["test"]), 0
         for indices in torch.arange(len(plain)).split(500):
-            batch = self.collate([plain[index] for index in indices.tolist()])
+            batch = self._batch([plain[index] for index in indices.tolist()])
             correct += int((self.model(pixel_values=batch["pixel_values"]).logits.argmax(1) == batch["labels"]).sum())
         return 100 * correct / len(plain)
 
