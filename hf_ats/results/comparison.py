@@ -18,7 +18,7 @@ _SCHEDULES = {"full": "full alone", "core": "core alone"}
 _SCORES = {"translation": {"bleu": "BLEU", "chrf": "chrF"}, "image-classification": {"accuracy": "accuracy (%)"}}
 _WATCHING = re.compile(
     r"_dir$|run_name|^log_|^logging_|^report_to$|^resume_from_checkpoint$|^save_|^eval_|^do_eval$|^disable_tqdm$|^debug$"
-    r"|^include_num_input_tokens_seen$|^criteria_steps$"
+    r"|^include_num_input_tokens_seen$"
 )
 
 
@@ -123,18 +123,14 @@ def _trainings(groups: list[list[dict]]) -> list[str]:
     """Return what each group trained: the schedule and, where two would look the same, the arguments that differ."""
     alike: dict[tuple, list[dict]] = {}
     for group in groups:
-        alike.setdefault(_looks(group[0]), []).append(group[0]["training"].get("arguments", {}))
+        alike.setdefault(_looks(group[0]), []).append(_arguments_beside_the_schedule(group[0]))
     names = []
     for group in groups:
-        training, all_arguments = group[0]["training"], alike[_looks(group[0])]
-        own = training_arguments(training.get("arguments", {}))
-        differ = [
-            name for name in own if name != "seed" and any(own[name] != other.get(name) for other in all_arguments)
-        ]
-        name = _SCHEDULES.get(training["schedule"], inert(training["schedule"]))
-        values = (own[one] if not isinstance(own[one], list) else " ".join(map(str, own[one])) for one in differ)
-        shown = settings(dict(zip(differ, values, strict=True)))
-        names.append(f"{name} ({inert(shown)})" if shown else name)
+        schedule, own = group[0]["training"]["schedule"], _arguments_beside_the_schedule(group[0])
+        others = alike[_looks(group[0])]
+        differ = {name: own[name] for name in own if any(own[name] != other.get(name) for other in others)}
+        name = _SCHEDULES.get(schedule, inert(schedule))
+        names.append(f"{name} ({inert(settings(differ))})" if differ else name)
     return names
 
 
@@ -217,17 +213,22 @@ def _kind(results: dict) -> tuple:
     """Return what runs of one row have in common: all but the seed and what follows from it."""
     training = results["training"]
     data = {name: value for name, value in results["data"].items() if not name.startswith(("test", "validation"))}
-    arguments = training_arguments(training.get("arguments", {}))
-    # The seed and the schedule are among the arguments too.
-    arguments = {name: value for name, value in arguments.items() if not name.startswith(("seed", "schedule"))}
+    arguments = _arguments_beside_the_schedule(results)
     parts = (results["partition"], results["model"], data, sorted(arguments.items(), key=lambda item: item[0]))
     return (training["schedule"], training["epochs"], *map(repr, parts))
 
 
+def _arguments_beside_the_schedule(results: dict) -> dict:
+    arguments = training_arguments(results["training"].get("arguments", {}))
+    return {name: value for name, value in arguments.items() if name != "seed" and not name.startswith("schedule")}
+
+
 def training_arguments(arguments: dict) -> dict:
     """Return those of a run's arguments that change what is trained, not how it is watched and where it is kept."""
-    watching = ["criteria_steps"] if arguments.get("alternate_lr_coef") != "auto" else []
-    return {name: value for name, value in arguments.items() if not _WATCHING.search(name) and name not in watching}
+    own = {name: value for name, value in arguments.items() if not _WATCHING.search(name)}
+    if own.get("alternate_lr_coef") != "auto":  # which alone follows what is measured
+        own.pop("criteria_steps", None)
+    return own
 
 
 def _refuse_what_does_not_compare(runs: dict[str, dict]) -> None:

@@ -98,10 +98,10 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_row(tmp_path):
         "alternating (learning_rate=0.001)",
         "alternating (learning_rate=0.002)",
     ]
-    other["arguments"] |= {"learning_rate": 1e-3, "schedule_pattern": ["full", "full", "core"]}
+    other["arguments"] |= {"learning_rate": 1e-3, "alternate_lr_coef": "auto"}
     rows = table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))
-    assert [row["training"] for row in rows] == ["alternating", "alternating (schedule_pattern=full full core)"]
-    del other["arguments"]["schedule_pattern"]
+    assert [row["training"] for row in rows] == ["alternating", "alternating (alternate_lr_coef=auto)"]
+    del other["arguments"]["alternate_lr_coef"]
     assert len(table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))) == 1
     with_ratio = write_run(tmp_path, "second", **other, partition={"method": "rank", "ratios": [0.25]})
     assert [row["r"] for row in table_of(render_comparison([first, with_ratio]))] == ["0.125", "0.25"]
