@@ -13,24 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_ats.results import align, mean_and_deviation
-from hf_ats.scripts import compare_runs
+from hf_ats.run import manual_parser, user_errors
+from hf_ats.scripts.compare_runs import add_update_flags, print_or_update
 
 
-def render(results: Sequence[Path], commands: bool = True, replace: dict[str, str] | None = None) -> str:
+def render(file: Path) -> str:
     """Return the Markdown table of a file.
 
-    Args:
-        results: one file.
-        commands: of no effect: each page has its one command.
-        replace: of no effect.
-
     Raises:
-        ValueError: there are several files, or the name of the file is none of those of a table.
+        ValueError: its name is none of those of a table.
     """
-    (file, *others) = map(Path, results)
-    if others or file.stem not in TABLES:
-        named = ", ".join(str(one) for one in results)
-        raise ValueError(f"results are {named}: give one file, named {', '.join(f'{name}.json' for name in TABLES)}")
+    if file.stem not in TABLES:
+        raise ValueError(f"{file} has no table: give a file named {', '.join(f'{name}.json' for name in TABLES)}.")
     header, rows, note = TABLES[file.stem](json.loads(file.read_text(encoding="utf-8")))
     return f"{align(header, rows, 'markdown')}\n\n{note}"
 
@@ -142,9 +136,14 @@ def of_alternation(found: dict) -> tuple[list[str], list[list[str]], str]:
 TABLES = {"subnets": of_subnets, "dropout": of_dropout, "alternation": of_alternation}
 
 
+@user_errors()
 def main() -> None:
     """Render, then print or update."""
-    compare_runs.main(render, __doc__)
+    parser = manual_parser(__doc__)
+    parser.add_argument("file", type=Path, help="what was measured")
+    add_update_flags(parser)
+    arguments = parser.parse_args()
+    print_or_update(render(arguments.file), arguments)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ if __package__ in (None, ""):
 from experiments.curves import plot_scores
 from experiments.grids import Grid, load_grid
 from experiments.records import TRIALS, significance
-from hf_ats.results import render_comparison, update_marked_block
+from hf_ats.results import render_comparison
 from hf_ats.run import manual_parser, user_errors
+from hf_ats.scripts.compare_runs import add_update_flags, print_or_update
 
 # The headings that the paper's figures have, in the order of the columns.
 _PRINTED = ("core", "full", "forward FLOPs per epoch (T)")
@@ -31,8 +32,7 @@ def main() -> None:
     parser = manual_parser(__doc__)
     parser.add_argument("grid", help="a file, or the name of one in experiments/grids")
     parser.add_argument("--scale", help="one of the grid's (default: its first)")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
-    parser.add_argument("--block", default="runs", help="name of the marked block (default: %(default)s)")
+    add_update_flags(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw scores over training FLOPs into this picture")
     arguments = parser.parse_args()
     grid = load_grid(arguments.grid, arguments.scale, Path("data").absolute())
@@ -40,11 +40,7 @@ def main() -> None:
     text = render_grid(grid, records)
     if arguments.plot:
         plot_scores(records, arguments.plot, f"{grid.title}, at scale {grid.scale}")
-    if arguments.update is None:
-        print(text)
-    else:
-        changed = update_marked_block(arguments.update, text, arguments.block)
-        print(f"{arguments.update} is {'updated' if changed else 'up to date'}", file=sys.stderr)
+    print_or_update(text, arguments)
 
 
 def read_records(grid: Grid) -> dict[str, dict[int, dict]]:

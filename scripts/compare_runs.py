@@ -14,6 +14,7 @@ tables replace the text of the file between the lines
 so that no figure in a README is typed by hand.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -26,8 +27,7 @@ def main() -> None:
     """Render, then print or update."""
     parser = manual_parser(__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="results.json of each run, in the order of the rows")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
-    parser.add_argument("--block", default="runs", help="name of the marked block (default: %(default)s)")
+    add_update_flags(parser)
     parser.add_argument(
         "--replace",
         nargs=2,
@@ -39,6 +39,17 @@ def main() -> None:
     parser.add_argument("--no_commands", action="store_true", help="leave out the commands below the table")
     arguments = parser.parse_args()
     table = render_comparison(arguments.results, commands=not arguments.no_commands, replace=dict(arguments.replace))
+    print_or_update(table, arguments)
+
+
+def add_update_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where a table goes."""
+    parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
+    parser.add_argument("--block", default="runs", help="name of the marked block (default: %(default)s)")
+
+
+def print_or_update(table: str, arguments: argparse.Namespace) -> None:
+    """Print a table, or put it where the flags of `add_update_flags` say."""
     if arguments.update is None:
         print(table)
     else:

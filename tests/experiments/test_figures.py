@@ -85,8 +85,7 @@ def test_subnets_are_compared_at_equal_exchanges_and_steps(images, tmp_path, mon
         assert sum(run["by_rule"]["lengths"]) == sum(run["fixed"]["lengths"]) == SETTINGS.steps
         assert len(run["by_rule"]["lengths"]) == len(run["fixed"]["lengths"]) == run["fixed"]["exchanges"]
     assert [run["by_rule"]["lengths"] for run in written["runs"]] == [[1] * 6, [3, 3]]
-    monkeypatch.setattr(figures.compare_runs.sys, "argv", ["figures", str(results)])
-    figures.main()
+    call(figures.main, monkeypatch, results)
     table = capsys.readouterr().out
     assert "| 1         |                  6 |" in table and "| 1e+09     |                  2 |" in table
 
@@ -117,8 +116,7 @@ def test_figure_4_is_drawn_from_two_runs_and_leaves_out_what_is_undefined(tmp_pa
     written = ("--results", tmp_path / "alternation.json", "--picture", tmp_path / "figure.png")
     call(alternation.main, monkeypatch, *given, *written)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(sys, "argv", ["figures", str(tmp_path / "alternation.json")])
-    figures.main()
+    call(figures.main, monkeypatch, tmp_path / "alternation.json")
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| alternating"))
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["4.00", "0.50", "4.00", "0.50", "2.00", "1 of 2"]
     with pytest.raises(
@@ -128,7 +126,7 @@ def test_figure_4_is_drawn_from_two_runs_and_leaves_out_what_is_undefined(tmp_pa
 
 
 def test_a_file_of_no_figure_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=r"other\.json: give one file, named subnets\.json, dropout\.json"):
+    with pytest.raises(SystemExit, match=r"other\.json has no table: give a file named subnets\.json, dropout\.json"):
         call(figures.main, monkeypatch, tmp_path / "other.json")
 
 
