@@ -52,7 +52,7 @@ from hf_ats.deployment import (
     require_runtime,
 )
 from hf_ats.evaluation import ratio, score_translations, spread, time_in_turns
-from hf_ats.partition import INITS, PartitionConfig, flops_per_token
+from hf_ats.partition import PartitionConfig, flops_per_token
 
 from .command import run_command
 from .equality import check_equal, compare_logits
@@ -100,7 +100,7 @@ class InferenceBenchmark:
         metadata={
             "help": "of the core: rank, in the preset's layers, or width, of the feed-forward layers; a run has "
             "its own",
-            "choices": list(INITS),
+            "choices": ["rank", "width"],
         },
     )
     ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank or width of the core"})

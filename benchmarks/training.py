@@ -27,7 +27,7 @@ from transformers import MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_ats.evaluation import ratio, spread, time_in_turns
-from hf_ats.partition import INITS, FlopsLedger, PartitionConfig, at_level, blank_sentences, partition_
+from hf_ats.partition import FlopsLedger, PartitionConfig, at_level, blank_sentences, partition_
 from hf_ats.run import keep_freed_memory
 from hf_ats.training import label_smoothed_cross_entropy, levels_at_step
 
@@ -51,7 +51,7 @@ class TrainingBenchmark:
     """What to measure. A step is forward, loss, backward, clipping of the gradients to norm 1, and AdamW."""
 
     architecture: str = field(default="iwslt", metadata={"help": "tiny, iwslt or wmt, the sizes of Table 4"})
-    method: str = field(default="rank", metadata={"help": "of the core: rank or width", "choices": list(INITS)})
+    method: str = field(default="rank", metadata={"help": "of the core: rank or width", "choices": ["rank", "width"]})
     ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank or width of the core"})
     vocab_size: int = field(default=10_000, metadata={"help": "entries of the joint vocabulary"})
     batch_tokens: int = field(

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..partition import (
+    PartitionedLayer,
+    PartitionedRankLinear,
     count_parameters,
     find_partition,
     level_names,
@@ -54,7 +56,7 @@ def export_full(
     model = transformers_model(model, "export_full")
     check_replaceable(directory)
     level = num_levels(model) - 1
-    network = stock_network(model, lambda layer: layer.stock_state(level))
+    network = stock_network(model, level, lambda layer: layer.stock_state(level))
     return _export(model, network, directory, tokenizer, kind="full", level=level)
 
 
@@ -68,18 +70,18 @@ def export_core(
 ) -> ExportReport:
     """Write a core: the level's own factors or narrower weights, and everything outside the partitioned layers.
 
-    A core of which only the feed-forward layers are narrower is of the model's own class, with other sizes in its
-    config. So is the core of a ResNet. Where that is a class of transformers, it needs no code of ours. Any other core
-    loads through `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`: where hf_ats is imported,
-    or with `trust_remote_code=True` through the files of code that travel with it.
+    A core that differs only in its number of layers, and in narrower feed-forward layers, is of the model's own class,
+    with other sizes in its config. So is the core of a ResNet. Where that is a class of transformers, it needs no code
+    of ours. Any other core loads through `AutoModelForSeq2SeqLM` and translates through `pipeline("translation")`:
+    where hf_ats is imported, or with `trust_remote_code=True` through the files of code that travel with it.
 
     Args:
         model: as for `export_full`.
         directory: as for `export_full`.
         tokenizer: as for `export_full`.
         level (`int` or `str`, defaults to `"core"`, the smallest): which core of a ladder.
-        dense: write the stock class at the full network's size, `V U` multiplied out or narrower weights filled up
-            with zeros: without code of ours, for runtimes that have no such layers.
+        dense: write the stock class, its layers as large as the full network's, `V U` multiplied out or narrower
+            weights filled up with zeros: without code of ours, for runtimes that have no such layers.
 
     Raises:
         ValueError: the model is not partitioned, has no such level, the level is the full network, or the
@@ -160,15 +162,16 @@ def export_adapter(
     from safetensors.torch import save_file
 
     model = transformers_model(model, "export_adapter")
-    partition = find_partition(model)
-    if partition is None or partition.method != "rank":
-        how = "not partitioned" if partition is None else f"partitioned by {partition.method}"
+    layers = {name: one for name, one in partitioned_layers(model).items() if isinstance(one, PartitionedRankLinear)}
+    if not layers:
+        partition = find_partition(model)
+        methods = " and ".join(part.method for part in partition.parts) if partition else ""
+        how = f"partitioned by {methods}" if partition else "not partitioned"
         raise ValueError(
             f"export_adapter writes V U beside W, and this {type(model).__name__} is {how}, without such a sum; call "
             "partition_(model, PartitionConfig(method='rank')) before training, or write export_full or export_core."
         )
     check_replaceable(directory)
-    layers = partitioned_layers(model)
     ranks = {name: layer.ranks[-1] for name, layer in layers.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {name: rank for name, rank in ranks.items() if rank != usual}
@@ -183,7 +186,13 @@ def export_adapter(
         rank_pattern=others,
         alpha_pattern=others,
     )
-    base = stock_network(model, lambda layer: layer.stock_state(layer.num_levels - 1) | {"weight": layer.weight})
+    full = num_levels(model) - 1
+
+    def weights(layer: PartitionedLayer) -> dict[str, torch.Tensor]:
+        own = {"weight": layer.weight} if isinstance(layer, PartitionedRankLinear) else {}
+        return layer.stock_state(full) | own
+
+    base = stock_network(model, full, weights)
 
     def save(draft: Path) -> None:
         _save(base, tokenizer, draft / "base")
@@ -202,7 +211,7 @@ def export_adapter(
         model,
         directory,
         kind="adapter",
-        level=num_levels(model) - 1,
+        level=full,
         parameters=count_parameters(model, "full"),
         save=save,
         load=load,

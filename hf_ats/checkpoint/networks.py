@@ -11,13 +11,15 @@ from ..partition import (
     PartitionedLayer,
     PartitionedLinear,
     PartitionedRankLinear,
+    PartitionedStack,
+    exported_names,
     find_partition,
     partition_structure_,
     partitioned_layers,
     stock_config,
     tie_as_,
 )
-from .narrow_configs import has_narrow_config, narrow_config
+from .core_configs import config_at_level, has_narrow_config, narrow_config
 from .registration import CORE_CLASSES
 
 # The name of a parameter, within its layer or its network, to its value.
@@ -43,43 +45,68 @@ def transformers_model(model: nn.Module, wanted_by: str) -> PreTrainedModel:
     return model
 
 
-def stock_network(model: PreTrainedModel, state: Callable[[PartitionedLayer], Tensors]) -> PreTrainedModel:
-    """Return the stock class, with the tensors `state(layer)`, of full size, for each partitioned layer."""
-    return _assembled(model, type(model), stock_config(model), state)
+def stock_network(model: PreTrainedModel, level: int, state: Callable[[PartitionedLayer], Tensors]) -> PreTrainedModel:
+    """Return the stock class with the level's depth, and the tensors `state(layer)`, of full size, of each layer."""
+    return _assembled(model, type(model), config_at_level(model, level), level, state)
 
 
 def dense_core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
-    """Return a core in the stock class at full size: `V U` multiplied out, or zeros where a core has nothing."""
-    return stock_network(model, lambda layer: _filled_up(layer, level))
+    """Return a core in the stock class, its layers of full size: `V U` multiplied out, or zeros filled in."""
+    return stock_network(model, level, lambda layer: _filled_up(layer, level))
 
 
 def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
     """Return a core at its own size.
 
-    By rank this is the core class of this architecture with the factors of `level`, each a concatenation of the
-    levels' shares. By width it is the stock class with narrower layers, where its config can say so: feed-forward
-    layers that are equally wide throughout, the channels of a ResNet. Otherwise it is the core class.
+    This is the stock class if its config can say what is smaller: the number of layers, feed-forward layers that are
+    equally wide throughout, the channels of a ResNet. Otherwise it is the core class of this architecture, with the
+    factors of `level`, each a concatenation of the levels' shares, and the narrower weights.
 
     Raises:
         ValueError: there is no core class for this architecture.
     """
-    if find_partition(model).method == "rank":
-        config = _core_config(model)
-        config.ats_ranks = {name: layer.ranks[level] for name, layer in partitioned_layers(model).items()}
+    low_rank, narrower = _layers_of_core(model, level)
+    config, told = _config_of_core(model, level, narrower)
+    if told and not low_rank:
+        return _assembled(model, type(model), config, level, lambda layer: layer.stock_state(level))
+    core_class = _core_class(model)
+    config.__class__ = core_class.config_class
+    if low_rank:
+        config.ats_ranks = {name: layer.ranks[level] for name, layer in low_rank.items()}
+    if not told:
+        config.ats_widths = {name: list(reversed(layer.at(level)[0].shape)) for name, layer in narrower.items()}
+        config.ats_heads = {name: layer.groups for name, layer in narrower.items() if layer.filled}
 
-        def factors(layer: PartitionedRankLinear) -> Tensors:
-            U, V = layer.factors(level)
-            return {"U.weight": U, "V.weight": V} | ({} if layer.bias is None else {"V.bias": layer.bias})
+    def state(layer: PartitionedLayer) -> Tensors:
+        if not isinstance(layer, PartitionedRankLinear):
+            return layer.stock_state(level)
+        U, V = layer.factors(level)
+        return {"U.weight": U, "V.weight": V} | ({} if layer.bias is None else {"V.bias": layer.bias})
 
-        return _assembled(model, _core_class(model), config, factors)
-    config = narrow_config(model, level)
-    if config is not None:
-        return _assembled(model, type(model), config, lambda layer: layer.stock_state(level))
-    config = _core_config(model)
-    layers = partitioned_layers(model)
-    config.ats_widths = {name: list(reversed(layer.at(level)[0].shape)) for name, layer in layers.items()}
-    config.ats_heads = {name: layer.groups for name, layer in layers.items() if layer.filled}
-    return _assembled(model, _core_class(model), config, lambda layer: layer.stock_state(level))
+    return _assembled(model, core_class, config, level, state)
+
+
+def _layers_of_core(model: PreTrainedModel, level: int) -> tuple[dict[str, PartitionedLayer], ...]:
+    """Return the low-rank layers of a core and its narrower ones, by their names in the core."""
+    exported = exported_names(model, level)
+    named = {exported(name): layer for name, layer in _own_layers(model).items()}
+    named.pop(None, None)
+    low_rank = {name: layer for name, layer in named.items() if isinstance(layer, PartitionedRankLinear)}
+    return low_rank, {name: layer for name, layer in named.items() if name not in low_rank}
+
+
+def _own_layers(model: PreTrainedModel) -> dict[str, PartitionedLayer]:
+    """Return the partitioned layers that hold tensors of their own, which lists of layers do not."""
+    return {name: one for name, one in partitioned_layers(model).items() if not isinstance(one, PartitionedStack)}
+
+
+def _config_of_core(model: PreTrainedModel, level: int, narrower: dict[str, PartitionedLayer]):
+    """Return the stock config of a core, and whether it says how wide the narrower layers are."""
+    config = config_at_level(model, level)
+    if not narrower:
+        return config, True
+    narrow = narrow_config(config, narrower, level)
+    return (config, False) if narrow is None else (narrow, True)
 
 
 def check_core_class(model: PreTrainedModel) -> None:
@@ -88,7 +115,8 @@ def check_core_class(model: PreTrainedModel) -> None:
     Raises:
         ValueError: it has none.
     """
-    if find_partition(model).method == "rank" or narrow_config(model, 0) is None:
+    low_rank, narrower = _layers_of_core(model, 0)
+    if low_rank or not _config_of_core(model, 0, narrower)[1]:
         _core_class(model)
 
 
@@ -107,12 +135,6 @@ def _core_class(model: PreTrainedModel) -> type:
             f"ATSSeq2SeqTrainer or ATSTrainer trained{narrower}."
         )
     return by_stock_class[type(model)]
-
-
-def _core_config(model: PreTrainedModel):
-    config = stock_config(model)
-    config.__class__ = _core_class(model).config_class
-    return config
 
 
 @torch.no_grad()
@@ -153,13 +175,14 @@ def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _assembled(
-    model: PreTrainedModel, network_class: type, config, tensors: Callable[[PartitionedLayer], Tensors]
+    model: PreTrainedModel, network_class: type, config, level: int, tensors: Callable[[PartitionedLayer], Tensors]
 ) -> PreTrainedModel:
-    layers = partitioned_layers(model)
+    layers, exported = _own_layers(model), exported_names(model, level)
     of_layers = tuple(f"{name}." for name in layers)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(of_layers)}
     for name, layer in layers.items():
         state |= {f"{name}.{suffix}": tensor for suffix, tensor in tensors(layer).items()}
+    state = {exported(name): tensor for name, tensor in state.items() if exported(name) is not None}
     with torch.device("meta"):
         network = network_class(config)
     _fill(network, {name: tensor.detach().cpu() for name, tensor in state.items()}, model)

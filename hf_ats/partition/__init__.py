@@ -1,8 +1,9 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .config import ADAPTER, INITS, ROLES, PartitionConfig
+from .config import ADAPTER, INITS, ROLES, Composition, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
+from .depth import PartitionedStack, exported_names, partitioned_stacks
 from .flops import FlopsLedger, blank_sentences, flops_per_token
 from .layers import PartitionedLayer
 from .levels import (
@@ -34,6 +35,7 @@ __all__ = [
     "INITS",
     "PRESETS",
     "ROLES",
+    "Composition",
     "FlopsLedger",
     "PartitionConfig",
     "PartitionedBatchNorm2d",
@@ -41,12 +43,14 @@ __all__ = [
     "PartitionedLayer",
     "PartitionedLinear",
     "PartitionedRankLinear",
+    "PartitionedStack",
     "SummedNetworks",
     "SummedOutput",
     "at_level",
     "blank_sentences",
     "count_exported_parameters",
     "count_parameters",
+    "exported_names",
     "find_by_model_type",
     "find_partition",
     "flops_per_token",
@@ -62,6 +66,7 @@ __all__ = [
     "partition_from_adapter_",
     "partition_structure_",
     "partitioned_layers",
+    "partitioned_stacks",
     "read_adapter_config",
     "resolve_level",
     "set_level",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
-INITS = {"rank": ("svd", "random"), "width": ("first", "importance")}
+INITS = {"rank": ("svd", "random"), "width": ("first", "importance"), "depth": ()}
 """The methods, and the starts of each that a user can choose; the first is its default."""
 
 ADAPTER = "adapter"
@@ -25,10 +25,11 @@ class PartitionConfig:
             full-rank weight `W`, `LFC(x) = (V U + W) x + b` (Section 4.1 of the paper). `"width"` gives the core a
             share of the feed-forward neurons and of the query and key dimensions in each head (Section 4.2 and
             Appendix C), or of the channels of a convolutional network, with a batch normalization for each level.
-        ratios (`list[float]`, defaults to `[0.03125]`, and to none beside `ranks`): ratios in (0, 1), increasing. By
-            rank, a layer's core has rank `max(1, round(ratio * min(in_features, out_features)))`; by width,
-            `max(1, round(ratio * n))` of `n` neurons, dimensions of a head, or channels. Several ratios make a ladder
-            of nested cores, one level each; the full network is the level above the last.
+            `"depth"` gives the core some of the layers of the decoder, of the encoder, or of both.
+        ratios (`list[float]`, defaults to `[0.03125]`, and to none beside `ranks` or by depth): ratios in (0, 1),
+            increasing. By rank, a layer's core has rank `max(1, round(ratio * min(in_features, out_features)))`; by
+            width, `max(1, round(ratio * n))` of `n` neurons, dimensions of a head, or channels. Several ratios make a
+            ladder of nested cores, one level each; the full network is the level above the last.
         target_modules (`list[str]` or `str`, *optional*): which modules to partition, by PEFT's rules: a list names
             whole dotted suffixes (`"fc1"` matches `encoder.layers.0.fc1`, not `encoder.layers.0.xfc1`), a string is a
             regular expression that matches the whole dotted name. `None` takes the preset of the architecture; for
@@ -47,6 +48,12 @@ class PartitionConfig:
             `target_modules`: maps whole dotted suffixes, as in the list of `target_modules`, to ranks; the longest
             suffix that matches a name decides. `{"fc1": 16, "decoder.layers.5.fc1": 64}` gives one `fc1` another rank
             than the rest. There is then one core.
+        decoder_layers (`list[int]` or `list[list[int]]`, *optional*): by depth, how many layers of the decoder each
+            core keeps, or their indices. A number is taken evenly spaced from the layers of the next larger core, the
+            first and (but of 1) the last included: of 6 layers `[1, 2]` is `[[0], [0, 5]]`. The cores are nested.
+            `None` keeps all.
+        encoder_layers (`list[int]` or `list[list[int]]`, *optional*): the same of the encoder; with both, one entry of
+            each for every core. The first layer of T5, whose position bias all others read, cannot be left out.
 
     Raises:
         ValueError: an argument is out of its range; the message says what to write instead.
@@ -57,6 +64,7 @@ class PartitionConfig:
     >>> PartitionConfig(ratios=[0.03125, 0.25], target_modules=["fc1", "fc2"])
     >>> PartitionConfig(ranks={"q_proj": 8, "k_proj": 8, "fc1": 32})
     >>> PartitionConfig(method="width", ratios=[0.25], target_modules=["fc1", "fc2"], init="importance")
+    >>> PartitionConfig(method="depth", decoder_layers=[1, 2])
     ```
     """
 
@@ -66,10 +74,16 @@ class PartitionConfig:
     exclude_modules: Sequence[str] | str | None = None
     init: str | None = None
     ranks: dict[str, int] | None = None
+    decoder_layers: Sequence[int | Sequence[int]] | None = None
+    encoder_layers: Sequence[int | Sequence[int]] | None = None
 
     def __post_init__(self):
         if self.method not in INITS:
             raise ValueError(f"method={self.method!r} is not known; write one of {', '.join(map(repr, INITS))}.")
+        if self.method == "depth" or self.decoder_layers is not None or self.encoder_layers is not None:
+            self._check_depth()
+            self.ratios = []
+            return
         if self.init is None:
             self.init = INITS[self.method][0]
         starts = ", ".join(map(repr, INITS[self.method]))
@@ -90,6 +104,51 @@ class PartitionConfig:
         else:
             self.target_modules = self._checked_pattern("target_modules", self.target_modules)
         self.exclude_modules = self._checked_pattern("exclude_modules", self.exclude_modules)
+
+    def _check_depth(self):
+        if self.method != "depth":
+            raise ValueError(
+                f"{self.layers_given()} are those of method='depth', and this is method={self.method!r}; leave them "
+                "out, or give them to a second partition beside this one, PartitionConfig(method='depth', ...)."
+            )
+        for name in ("ratios", "target_modules", "exclude_modules", "init", "ranks"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} says nothing of method='depth', whose cores keep whole layers; "
+                    "leave it out, or give it to a second partition, by rank or width, beside this one."
+                )
+        for name in ("decoder_layers", "encoder_layers"):
+            setattr(self, name, self._checked_layers(name, getattr(self, name)))
+        given = [levels for levels in (self.decoder_layers, self.encoder_layers) if levels is not None]
+        if not given:
+            raise ValueError("method='depth' keeps layers; say how many, such as decoder_layers=[1].")
+        if len({len(levels) for levels in given}) > 1:
+            raise ValueError(
+                f"{self.layers_given()} differ in the number of cores; write an entry for each core in both."
+            )
+
+    @staticmethod
+    def _checked_layers(name: str, levels) -> list | None:
+        if levels is None:
+            return None
+
+        def is_fit(one) -> bool:
+            if not isinstance(one, (list, tuple)):
+                return type(one) is int and one >= 1
+            numbers = [-1, *one]
+            return len(one) > 0 and all(type(n) is int for n in one) and all(a < b for a, b in pairwise(numbers))
+
+        if not isinstance(levels, (list, tuple)) or not levels or not all(map(is_fit, levels)):
+            raise ValueError(
+                f"{name}={levels!r} must have an entry for each core, a number of layers from 1 or a list of their "
+                f"indices, which increase from 0; write such as {name}=[1, 2] or {name}=[[0], [0, 5]]."
+            )
+        return [one if isinstance(one, int) else list(one) for one in levels]
+
+    def layers_given(self) -> str:
+        """Return the arguments that say which layers are kept, as they are written."""
+        names = [name for name in ("decoder_layers", "encoder_layers") if getattr(self, name) is not None]
+        return " and ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def _check_roles(self):
         if self.method != "width":
@@ -144,14 +203,79 @@ class PartitionConfig:
         return pattern
 
     def to_dict(self) -> dict:
-        """Return a JSON-ready dictionary of all fields, which are the arguments of the constructor."""
-        return asdict(self)
+        """Return a JSON-ready dictionary of the fields, which are the arguments of the constructor.
+
+        Those of depth are there only by depth.
+        """
+        fields = asdict(self)
+        if self.method != "depth":
+            del fields["decoder_layers"], fields["encoder_layers"]
+        return fields
+
+    @property
+    def parts(self) -> list["PartitionConfig"]:
+        """The partition itself, as the only one of its composition."""
+        return [self]
 
     @property
     def num_cores(self) -> int:
         """The number of nested cores, one level each below the full network."""
-        return 1 if self.ranks is not None else len(self.ratios)
+        return len(self.decoder_layers or self.encoder_layers or self.ratios) or 1  # one with ranks
 
     def width(self, ratio: float, size: int) -> int:
         """Return how many of `size` ranks, neurons, dimensions or channels remain: `max(1, round(ratio * size))`."""
         return max(1, round(ratio * size))
+
+
+@dataclass
+class Composition:
+    """Several partitions of one model as one ladder: a level is that level of each of them.
+
+    Args:
+        parts (`list[PartitionConfig]`): at least two, with equally many cores.
+
+    Raises:
+        ValueError: there are fewer, or their numbers of cores differ.
+
+    Example:
+
+    ```python
+    >>> Composition([PartitionConfig(ratios=[0.25]), PartitionConfig(method="depth", decoder_layers=[1])])
+    ```
+    """
+
+    parts: Sequence[PartitionConfig]
+
+    def __post_init__(self):
+        self.parts = list(self.parts)
+        if len(self.parts) < 2:
+            raise ValueError(
+                f"a composition of {len(self.parts)} partitions is none; give two or more, or a PartitionConfig alone."
+            )
+        if len({part.num_cores for part in self.parts}) > 1:
+            numbers = ", ".join(f"method={part.method!r} has {part.num_cores}" for part in self.parts)
+            raise ValueError(
+                f"the partitions of one ladder have equally many cores, and here {numbers}; write as many ratios, or "
+                "numbers of layers, in each."
+            )
+
+    def to_dict(self) -> dict:
+        """Return a JSON-ready dictionary of the parts."""
+        return {"parts": [part.to_dict() for part in self.parts]}
+
+    @property
+    def num_cores(self) -> int:
+        """The number of nested cores, one level each below the full network."""
+        return self.parts[0].num_cores
+
+
+def partition_from_dict(fields: dict) -> PartitionConfig | Composition:
+    """Return the partition whose `to_dict` gave these fields.
+
+    Raises:
+        TypeError: a field is unknown.
+        ValueError: as `PartitionConfig` and `Composition`.
+    """
+    if "parts" in fields:
+        return Composition([PartitionConfig(**part) for part in fields["parts"]])
+    return PartitionConfig(**fields)

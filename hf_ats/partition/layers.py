@@ -14,9 +14,12 @@ class PartitionedLayer(nn.Module):
     Attributes:
         level: the live level, from 0, the smallest core, to `num_levels - 1`, the full network; `set_level` switches
             the layers of a whole model.
+        is_shardable: whether FSDP version 2 keeps the laws for it: no step changes a buffer of it, and what a core
+            step does not call is in `modules_above_core`.
     """
 
     level: int
+    is_shardable = False
 
     @property
     def num_levels(self) -> int:

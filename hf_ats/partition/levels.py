@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from .config import PartitionConfig
+from .config import Composition, PartitionConfig
 from .layers import PartitionedLayer
 
 
@@ -26,8 +26,8 @@ def is_partitioned(model: nn.Module) -> bool:
     return any(isinstance(module, PartitionedLayer) for module in model.modules())
 
 
-def find_partition(model: nn.Module) -> PartitionConfig | None:
-    """Return the `PartitionConfig` that `partition_` was given.
+def find_partition(model: nn.Module) -> PartitionConfig | Composition | None:
+    """Return what `partition_` was given; several configurations as a `Composition`.
 
     It is None for a model that was never partitioned, and for a sum of two networks, which needs no partition.
     """
@@ -132,9 +132,10 @@ def parameters_at_level(model: nn.Module, level: int | str) -> dict[str, nn.Para
     of them, except the batch normalizations of the cores.
     """
     level = resolve_level(model, level)
-    layers = partitioned_layers(model).values()
-    live = {id(parameter) for layer in layers for parameter in layer.parameters_at(level)}
-    others = {id(parameter) for layer in layers for parameter in layer.parameters()} - live
+    others = set()  # a layer may be inside another, of which the level may lack it
+    for layer in partitioned_layers(model).values():
+        live = {id(parameter) for parameter in layer.parameters_at(level)}
+        others |= {id(parameter) for parameter in layer.parameters()} - live
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in others}
 
 
@@ -148,7 +149,7 @@ def count_exported_parameters(model: nn.Module, level: int | str) -> int:
     level = resolve_level(model, level)
     layers = partitioned_layers(model).values()
     own = sum(parameter.numel() for layer in layers for parameter in layer.parameters_at(level))
-    return count_parameters(model, level) - own + sum(layer.exported_size(level) for layer in layers)
+    return count_parameters(model, level) + sum(layer.exported_size(level) for layer in layers) - own
 
 
 def tie_as_(network: nn.Module, model: nn.Module) -> None:

@@ -1,13 +1,16 @@
 """Partition a whole model in place, and keep its config in step."""
 
 import copy
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import torch
 from torch import nn
 
 from ..remote_code import allow_narrow_keys_, check_attention, refuse_nan
-from .config import ADAPTER, PartitionConfig
+from .config import ADAPTER, Composition, PartitionConfig, partition_from_dict
+from .depth import plan_depth
+from .layers import PartitionedLayer
 from .levels import find_partition, is_partitioned, unwrapped
 from .presets import find_targets, longest_match
 from .rank import PartitionedRankLinear
@@ -17,7 +20,7 @@ _MODEL_TYPE_PREFIX = "ats_partitioned_"
 _CONFIG_FIELD = "ats_partition"
 
 
-def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
+def partition_(model: nn.Module, config: PartitionConfig | Composition | Sequence[PartitionConfig]) -> nn.Module:
     """Replace the chosen layers of `model` by partitioned ones, in place, at full level.
 
     Nothing changes at full level: the model computes what it computed before (law 3). A Transformers model's `config`
@@ -27,14 +30,15 @@ def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
     Args:
         model (`nn.Module`): any module; the presets know Marian, BART, mBART, M2M100/NLLB, Pegasus, T5 and mT5, and
             by width ResNet.
-        config (`PartitionConfig`): what to split, into which cores.
+        config (`PartitionConfig`): what to split, into which cores. Several, in a list, are one ladder: a level is
+            that level of each, so they have equally many cores, and no two may name the same module.
 
     Returns:
         The same object.
 
     Raises:
-        ValueError: the model is partitioned already, nothing matches, a match cannot be split, two levels of a layer
-            are equal, or a weight is NaN. The model is then as it was.
+        ValueError: the model is partitioned already, nothing matches, a match cannot be split or is one of two
+            partitions, two levels of a layer are equal, or a weight is NaN. The model is then as it was.
 
     Example:
 
@@ -42,9 +46,14 @@ def partition_(model: nn.Module, config: PartitionConfig) -> nn.Module:
     >>> model = partition_(MarianMTModel.from_pretrained(directory), PartitionConfig(ratios=[0.25]))
     >>> with at_level(model, "core"):
     ...     translation = model.generate(**batch)
+    >>> shorter = PartitionConfig(method="depth", decoder_layers=[1])
+    >>> narrower = PartitionConfig(method="width", ratios=[0.5], target_modules=["fc1", "fc2"])
+    >>> model = partition_(MarianMTModel.from_pretrained(directory), [shorter, narrower])
     ```
     """
-    if config.init == ADAPTER:
+    if isinstance(config, Sequence):
+        config = config[0] if len(config) == 1 else Composition(config)
+    if any(part.init == ADAPTER for part in config.parts):
         raise ValueError(
             f"init={ADAPTER!r} takes the factors of an adapter, and there is none here; call "
             "partition_from_adapter_(model, adapter), or write init='svd'."
@@ -61,7 +70,7 @@ def partition_with_factors_(model: nn.Module, config: PartitionConfig, factors: 
     return _replace_layers(model, config, fill=True, factors=factors)
 
 
-def partition_structure_(model: nn.Module, config: PartitionConfig | None) -> nn.Module:
+def partition_structure_(model: nn.Module, config: PartitionConfig | Composition | None) -> nn.Module:
     """Partition without filling the shares; `load_state_dict` fills them later.
 
     Args:
@@ -72,7 +81,7 @@ def partition_structure_(model: nn.Module, config: PartitionConfig | None) -> nn
 
 
 def _replace_layers(
-    model: nn.Module, config: PartitionConfig, fill: bool, factors: Factors | None = None
+    model: nn.Module, config: PartitionConfig | Composition, fill: bool, factors: Factors | None = None
 ) -> nn.Module:
     if is_partitioned(model):
         partition = find_partition(model) or "levels of its own"
@@ -80,13 +89,19 @@ def _replace_layers(
             f"this {type(model).__name__} is partitioned already, with {partition}; start from the unpartitioned "
             "model, or go on with this one."
         )
-    targets = find_targets(model, config)
+    makers, attentions = {}, []
+    for part in config.parts:
+        of_part, narrowed = _plan(model, part, factors)
+        twice = next((name for name in of_part if name in makers), None)
+        if twice is not None:
+            raise ValueError(
+                f"two partitions name {twice}, which can be in one only; leave it out of one, by its target_modules, "
+                "exclude_modules, or numbers of layers."
+            )
+        makers |= of_part
+        attentions += narrowed
     if fill:
         refuse_nan(model, f"this {type(model).__name__}")
-    if config.method == "rank":
-        makers, attentions = _plan_rank(config, targets, factors), []
-    else:
-        makers, attentions = plan_width(model, config, targets)
     for attention in attentions:
         check_attention(attention)
     for attention in attentions:
@@ -98,6 +113,18 @@ def _replace_layers(
     if hasattr(model, "config"):
         model.config = _partitioned_config(model.config, config)
     return model
+
+
+def _plan(
+    model: nn.Module, config: PartitionConfig, factors: Factors | None
+) -> tuple[dict[str, Callable[[bool], PartitionedLayer]], list[nn.Module]]:
+    """Return what makes each partitioned layer, by the name of what it replaces, and the attentions that narrow."""
+    if config.method == "depth":
+        return plan_depth(model, config), []
+    targets = find_targets(model, config)
+    if config.method == "rank":
+        return _plan_rank(config, targets, factors), []
+    return plan_width(model, config, targets)
 
 
 def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear], factors: Factors | None):
@@ -131,7 +158,7 @@ def _ranks(config: PartitionConfig, name: str, linear: nn.Linear) -> tuple[int, 
     return ranks
 
 
-def _partitioned_config(model_config, config: PartitionConfig):
+def _partitioned_config(model_config, config: PartitionConfig | Composition):
     model_config = copy.deepcopy(model_config)
     model_config.__class__ = _partitioned_config_class(type(model_config))
     setattr(model_config, _CONFIG_FIELD, config.to_dict())
@@ -164,7 +191,7 @@ def stock_config(model: nn.Module):
     return model_config
 
 
-def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig]:
+def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig | Composition]:
     """Split a `config.json` that a partitioned model wrote into the stock one and the partition.
 
     Raises:
@@ -176,6 +203,6 @@ def stock_config_dict(config_dict: dict) -> tuple[dict, PartitionConfig]:
     config_dict = dict(config_dict, model_type=model_type.removeprefix(_MODEL_TYPE_PREFIX))
     fields = config_dict.pop(_CONFIG_FIELD)
     try:
-        return config_dict, PartitionConfig(**fields)
+        return config_dict, partition_from_dict(fields)
     except TypeError as error:
-        raise ValueError(f"{_CONFIG_FIELD}={fields!r} is not a PartitionConfig ({error}).") from None
+        raise ValueError(f"{_CONFIG_FIELD}={fields!r} is not a partition ({error}).") from None

@@ -58,6 +58,24 @@ WIDTH_PRESETS: dict[str, dict[str, str]] = {
 }
 """By width: `model_type` to the role of each layer by the suffix of its name."""
 
+_BART_LIKE_HALVES = {
+    "encoder": ("encoder.layers", "encoder_layers"),
+    "decoder": ("decoder.layers", "decoder_layers"),
+}
+_T5_LIKE_HALVES = {"encoder": ("encoder.block", "num_layers"), "decoder": ("decoder.block", "num_decoder_layers")}
+
+DEPTH_PRESETS: dict[str, dict[str, tuple[str, str]]] = {
+    "marian": _BART_LIKE_HALVES,
+    "bart": _BART_LIKE_HALVES,
+    "mbart": _BART_LIKE_HALVES,
+    "m2m_100": _BART_LIKE_HALVES,
+    "pegasus": _BART_LIKE_HALVES,
+    "t5": _T5_LIKE_HALVES,
+    "mt5": _T5_LIKE_HALVES,
+}
+"""By depth: `model_type` to the list of layers of each half, by the suffix of its name, and to the field of the config
+that has their number."""
+
 _KINDS = {
     "out": (nn.Linear, nn.Conv2d),
     "in": (nn.Linear, nn.Conv2d),

@@ -93,6 +93,8 @@ class PartitionedRankLinear(PartitionedLayer):
         level: the live level, `0` the smallest core, `len(ranks)` the full layer.
     """
 
+    is_shardable = True
+
     def __init__(
         self, in_features: int, out_features: int, ranks: tuple[int, ...], bias=True, device=None, dtype=None
     ):

@@ -193,6 +193,8 @@ class PartitionedLinear(NestedWeight):
         level: the live level, `0` the smallest core, `len(in_sizes) - 1` the full layer.
     """
 
+    is_shardable = True
+
     def __init__(self, in_sizes, out_sizes, groups=1, filled=False, bias=True, device=None, dtype=None):
         super().__init__(in_sizes, out_sizes, groups, (), bias, device, dtype)
         self.filled = filled

@@ -15,7 +15,7 @@ from .markdown import Markdown, fenced, in_code, inert
 from .metadata import card_data
 from .portable import portable, portable_command
 from .results import RESULTS
-from .tables import align, core_sizes, number, settings, unique
+from .tables import align, core_sizes, number, parts_of, settings, told_sizes, unique
 
 _PACKAGE = Path(__file__).parents[1]
 # In an installed package they lie inside, in a checkout beside it.
@@ -152,15 +152,26 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
 
 def _partition(partition: dict, level: str) -> dict:
     """Return what the card says of the partition, and of this level."""
-    targets, sizes = partition.get("target_modules"), core_sizes(partition)
-    of = "" if partition.get("ranks") else f" of the full {partition['method']}"
+    parts = parts_of(partition)
     return {
-        "method": partition["method"],
-        "sizes": {name: size + of for name, size in sizes.items()},
-        "size": sizes[level] + of if level in sizes else None,
-        "sizes_together": _listed(list(sizes.values())) + of,
+        "parts": [_part(part, level) for part in parts],
+        "methods": [part["method"] for part in parts],
+        "sizes": told_sizes(partition, lambda size, part: size + _of(part)),
+        "from_adapter": any(part.get("init") == ADAPTER for part in parts),
+    }
+
+
+def _of(part: dict) -> str:
+    return f" of the full {part['method']}" if part["ratios"] else ""
+
+
+def _part(part: dict, level: str) -> dict:
+    targets, sizes = part.get("target_modules"), core_sizes(part)
+    return {
+        "method": part["method"],
+        "size": sizes[level] + _of(part) if level in sizes else None,
+        "sizes_together": _listed(list(sizes.values())) + _of(part),
         "targets": [in_code(target) for target in ([targets] if isinstance(targets, str) else targets or ())],
-        "from_adapter": partition.get("init") == ADAPTER,
     }
 
 

@@ -11,7 +11,7 @@ from ..partition import sort_levels
 from ..storage import write_file
 from .markdown import fenced, in_code, inert
 from .results import read_results, task_of
-from .tables import align, core_sizes, mean_and_deviation, number, settings, unique
+from .tables import align, mean_and_deviation, number, parts_of, settings, told_sizes, unique
 
 _SCHEDULES = {"full": "full alone", "core": "core alone"}
 # By task, the scores of a level and their headings.
@@ -156,12 +156,17 @@ def _epochs(results: dict) -> str:
 
 def _ratios(results: dict) -> dict[str, str]:
     """Return the size of each core by level, as column `r` has it; nothing for an unpartitioned network."""
-    partition = results["partition"] or {}
-    method = "" if partition.get("method") == "rank" else f"{partition.get('method')} "
-    targets = partition.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset
-    layers = f" ({inert(targets if isinstance(targets, str) else ', '.join(targets))})" if targets else ""
-    sizes = core_sizes(partition)
-    return sizes if partition.get("ranks") else {name: f"{method}{ratio}{layers}" for name, ratio in sizes.items()}
+    parts = len(parts_of(results["partition"]))
+
+    def told(size: str, part: dict) -> str:
+        if not part["ratios"]:
+            return size
+        method = "" if part["method"] == "rank" and parts == 1 else f"{part['method']} "
+        targets = part.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset
+        layers = f" ({inert(targets if isinstance(targets, str) else ', '.join(targets))})" if targets else ""
+        return f"{method}{size}{layers}"
+
+    return told_sizes(results["partition"], told)
 
 
 def update_marked_block(path: str | os.PathLike, text: str, name: str = "runs") -> bool:
@@ -283,7 +288,7 @@ def _notes(runs: list[dict]) -> list[str]:
         notes = [f"BLEU: sacreBLEU {in_code(bleu)}; chrF: {in_code(chrf)}."]
     if runs[0].get("generation"):
         notes.append(f"Decoding: {inert(settings(runs[0]['generation']))}.")
-    if any((run["partition"] or {}).get("method") == "width" for run in runs):
+    if any(part["method"] == "width" for run in runs for part in parts_of(run["partition"])):
         keeps = (
             "channels"
             if images

@@ -1,11 +1,14 @@
 """What the fields of `results.json` hold: whole numbers, numbers or none, texts, lists and dictionaries."""
 
+from .tables import core_sizes, parts_of
+
 _NUMBER, _TEXT, _DICT = (int, float, type(None)), (str, type(None)), (dict, type(None))
 
+_PARTITION = {"method": str, "ratios": list, "ranks": _DICT, "target_modules": (list, str, dict, type(None))}
+_PARTITION |= dict.fromkeys(("decoder_layers", "encoder_layers"), (list, type(None)))
 # By section, what a field holds if it is there. Fields that are not listed are shown as they are.
 _SECTIONS = {
     "model": {"name": _TEXT, "class": str, "adapter_name_or_path": str},
-    "partition": {"method": str, "ratios": list, "ranks": _DICT, "target_modules": (list, str, dict, type(None))},
     "data": dict.fromkeys(("name", "config", "tokenizer_source_lang", "tokenizer_target_lang"), _TEXT)
     | dict.fromkeys(("source_lang", "target_lang", "source_prefix", "test_part", "test_name", "test_fingerprint"), str)
     | dict.fromkeys(("train", "validation", "test"), int),
@@ -39,12 +42,13 @@ def check_kinds(results: dict, what: str) -> None:
         _check(figures, _LEVEL, where)
         _check(figures.get("decoding_speed") or {}, _SPEED, f"{where}: decoding_speed")
         _check_values(figures.get("files", []), str, f"{where}: files")
-    partition = results["partition"] or {}
-    if partition and not (partition["ratios"] or partition.get("ranks")):
-        raise ValueError(f"{what}: section 'partition' has no ratios and no ranks; give the file that the run wrote.")
-    _check_values(partition.get("ratios", []), (int, float), f"{what}: section 'partition': ratios")
-    _check_values((partition.get("ranks") or {}).values(), int, f"{what}: section 'partition': ranks")
-    _check_values(partition.get("target_modules") or [], str, f"{what}: section 'partition': target_modules")
+    parts = parts_of(results["partition"])
+    for part in parts:
+        _check_partition(part, f"{what}: section 'partition'")
+    if len({len(core_sizes(part)) for part in parts}) > 1:
+        raise ValueError(
+            f"{what}: section 'partition' has ladders of unequal length; give the file that the run wrote."
+        )
     for name in results.get("generation", {}):
         if not name.isidentifier():  # cards write it as an argument
             raise ValueError(f"{what}: section 'generation' has {name!r}, which is not the name of an argument.")
@@ -56,6 +60,19 @@ def check_kinds(results: dict, what: str) -> None:
         missing = [level for level in results["levels"] if level not in sample["translations"]]
         if missing:
             raise ValueError(f"{where} has no translation of level {missing[0]!r}.")
+
+
+def _check_partition(partition: dict, where: str) -> None:
+    _check(partition, _PARTITION, where)
+    layers = [partition.get(name) or [] for name in ("decoder_layers", "encoder_layers")]
+    if not (partition["ratios"] or partition.get("ranks") or any(layers)):
+        raise ValueError(f"{where} has no ratios, no ranks and no layers; give the file that the run wrote.")
+    if all(layers) and len(layers[0]) != len(layers[1]):
+        raise ValueError(f"{where} has layers of unequally many cores, {layers}; give the file that the run wrote.")
+    _check_values(partition["ratios"], (int, float), f"{where}: ratios")
+    _check_values((partition.get("ranks") or {}).values(), int, f"{where}: ranks")
+    _check_values(partition.get("target_modules") or [], str, f"{where}: target_modules")
+    _check_values([one for levels in layers for one in levels], (int, list), f"{where}: layers")
 
 
 def _check(fields: dict, kinds: dict, where: str) -> None:

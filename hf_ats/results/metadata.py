@@ -5,6 +5,7 @@ import re
 from huggingface_hub import EvalResult, ModelCardData
 
 from .portable import portable
+from .tables import parts_of, unique
 
 _METRICS = (("bleu", "BLEU"), ("chrf", "chrF"))
 
@@ -17,10 +18,11 @@ def card_data(results: dict, level: str, repository: str) -> ModelCardData:
         level: which network.
         repository: the id of its repository.
     """
-    facts, partition = results["card"], results["partition"]
+    facts, parts = results["card"], parts_of(results["partition"])
     tags = ["translation", "hf_ats"]
-    if partition:
-        tags += [{"rank": "low-rank"}.get(partition["method"], partition["method"]), level]
+    if parts:
+        methods = (part["method"] for part in parts)
+        tags += unique([*({"rank": "low-rank"}.get(method, method) for method in methods), level])
     if len(results["levels"]) > 1:
         tags.insert(2, "joint-training")
     return ModelCardData(

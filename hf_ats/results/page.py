@@ -13,7 +13,7 @@ from .page_curves import HEIGHT, WIDTH, lay_out
 from .page_figures import Fact, figure_rows, headline, scoring_facts
 from .page_samples import mark_sample
 from .results import RESULTS, read_json, read_results, task_of
-from .tables import core_sizes, number, settings
+from .tables import core_sizes, number, parts_of, settings
 
 _TEMPLATES = Path(__file__).parent
 _MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "cross")
@@ -163,19 +163,22 @@ def _subtitle(results: dict) -> str:
 
 
 def _core_sizes(partition: dict) -> str:
-    sizes = list(core_sizes(partition).values())
-    if partition.get("ranks"):
-        return sizes[0]
-    return f"{partition['method']} ratio{'s' if len(sizes) > 1 else ''} {', '.join(sizes)}"
+    def told(part: dict) -> str:
+        sizes = list(core_sizes(part).values())
+        of = f"{part['method']} ratio{'s' if len(sizes) > 1 else ''} " if part["ratios"] else ""
+        return of + ", ".join(sizes)
+
+    return "; ".join(map(told, parts_of(partition)))
 
 
 def _partition(partition: dict | None) -> str:
-    if partition is None:
-        return "none"
-    given = {name: value for name, value in partition.items() if value is not None and value != []}
-    if "ranks" in given:  # one for each module, which are many
-        given["ranks"] = f"{_core_sizes(partition).split(maxsplit=1)[1]} in {len(given['ranks'])} modules"
-    return settings(given)
+    def told(part: dict) -> str:
+        given = {name: value for name, value in part.items() if value is not None and value != []}
+        if "ranks" in given:  # one for each module, which are many
+            given["ranks"] = f"{_core_sizes(part).split(maxsplit=1)[1]} in {len(given['ranks'])} modules"
+        return settings(given)
+
+    return "; ".join(map(told, parts_of(partition))) or "none"
 
 
 def _facts(results: dict) -> list[Fact]:

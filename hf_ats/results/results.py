@@ -18,6 +18,7 @@ import torch
 from ..storage import write_file
 from .kinds import check_kinds
 from .provenance import installed_versions, without_secrets
+from .tables import parts_of
 
 FORMAT = 1
 RESULTS = "results.json"
@@ -256,8 +257,10 @@ def _check(results, what: str) -> None:
         _check_fields(figures, _LEVEL_FIELDS + task.level_fields, f"{what}: level {level!r}")
     _check_fields(results["data"], task.data_fields, f"{what}: section 'data'")
     _check_fields(results["model"], ("name",), f"{what}: section 'model'")
-    if results["partition"]:
-        _check_fields(results["partition"], ("method", "ratios"), f"{what}: section 'partition'")
+    if results["partition"] and not (isinstance(parts := parts_of(results["partition"]), list) and parts):
+        raise ValueError(f"{what}: section 'partition' has parts={parts!r}; give the file that the run wrote.")
+    for part in parts_of(results["partition"]):
+        _check_fields(part, ("method", "ratios"), f"{what}: section 'partition'")
     check_kinds(_plain(results), what)
 
 

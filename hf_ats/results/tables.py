@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..partition import names_of_levels
 
@@ -86,15 +86,46 @@ def mean_and_deviation(values: Sequence[float | None]) -> str:
     return mean if len(values) == 1 else f"{mean} ({statistics.stdev(values):.2f})"
 
 
+def parts_of(partition: dict | None) -> list[dict]:
+    """Return the partitions of a composition, a single one as a list, and none of an unpartitioned network."""
+    return partition.get("parts", [partition]) if partition else []
+
+
 def core_sizes(partition: dict | None) -> dict[str, str]:
-    """Return the size of each core by the name of its level: `0.25`, or with ranks of its own `ranks 2 to 8`."""
+    """Return the size of each core of one partition by the name of its level.
+
+    It is `0.25` of ratios, `ranks 2 to 8` of ranks of their own, `1 decoder layer` by depth.
+    """
     if not partition:
         return {}
     ranks = sorted((partition.get("ranks") or {}).values())
+    layers = {half: partition.get(f"{half}_layers") for half in ("encoder", "decoder")}
+    layers = {
+        half: [one if isinstance(one, int) else len(one) for one in kept] for half, kept in layers.items() if kept
+    }
     if ranks:
-        return {"core": f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"}
-    names = names_of_levels(len(partition["ratios"]))
-    return {name: f"{ratio:g}" for name, ratio in zip(names, partition["ratios"], strict=False)}
+        sizes = [f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"]
+    elif layers:
+        numbers = zip(*layers.values(), strict=True)
+        sizes = [
+            " and ".join(f"{number} {half}" for half, number in zip(layers, core, strict=True))
+            + f" layer{'' if core[-1] == 1 else 's'}"
+            for core in numbers
+        ]
+    else:
+        sizes = [f"{ratio:g}" for ratio in partition["ratios"]]
+    return dict(zip(names_of_levels(len(sizes)), sizes, strict=False))
+
+
+def told_sizes(partition: dict | None, tell: Callable[[str, dict], str]) -> dict[str, str]:
+    """Return what is told of each core by the name of its level, of all parts of a composition together.
+
+    Args:
+        partition: of the results, or None, which has no cores.
+        tell: the text for a size, as `core_sizes` has it, and the partition that it is of.
+    """
+    by_part = [{name: tell(size, part) for name, size in core_sizes(part).items()} for part in parts_of(partition)]
+    return {name: ", ".join(sizes[name] for sizes in by_part) for name in (by_part[0] if by_part else ())}
 
 
 def ways_of_measuring(levels: dict[str, dict]) -> list[str]:

@@ -1,12 +1,13 @@
 """The flags of a run: the model, the data, the cores, and the training."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..data import RULES
-from ..partition import INITS, ROLES, PartitionConfig
+from ..partition import INITS, ROLES, Composition, PartitionConfig
 from ..training import ATSSeq2SeqTrainingArguments
 from .architectures import ARCHITECTURES
 from .recipes import FlagParser
@@ -158,11 +159,12 @@ class PartitionArguments:
 
     _argument_group_name = "the partition"
 
-    method: str = field(
-        default="rank",
+    method: str | None = field(
+        default=None,
         metadata={
-            "help": "How layers are partitioned. 'rank': a core of low-rank factors beside every weight; 'width': a "
-            "core of fewer feed-forward neurons and query and key dimensions; 'none' leaves the model as it is, for "
+            "help": "How layers are partitioned. 'rank' (default): a core of low-rank factors beside every weight; "
+            "'width': a core of fewer feed-forward neurons and query and key dimensions; 'depth' (default with "
+            "--decoder_layers or --encoder_layers): a core of fewer layers; 'none' leaves the model as it is, for "
             "standard training with --schedule full.",
             "choices": [*INITS, "none"],
         },
@@ -198,20 +200,51 @@ class PartitionArguments:
             "choices": [init for inits in INITS.values() for init in inits],
         },
     )
+    decoder_layers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "How many decoder layers each core keeps, evenly spaced, as 1 2; or the indices of a core's "
+            "layers in one word, as 0,5 (of a single layer 0,). Beside --method rank or width, a core is smaller in "
+            "both ways (default: all)."
+        },
+    )
+    encoder_layers: list[str] | None = field(
+        default=None, metadata={"help": "The same for the encoder; with both, one word of each for every core."}
+    )
+    partitions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Several partitions as one ladder, instead of the flags above: a JSON object of the fields of "
+            "PartitionConfig for each, or in a recipe a list of mappings. All have as many cores, and no two name the "
+            "same module."
+        },
+    )
 
-    def config(self) -> PartitionConfig | None:
-        r"""Return the configuration that the words of the command line describe; None for method "none".
+    def config(self) -> PartitionConfig | Composition | None:
+        r"""Return the partition that the words of the command line describe; None for method "none".
 
         A single word that is not a dotted name (`model\.encoder\..*fc1`) is a regular expression; names stay a list.
         Words that all have an equals sign (`up=out down=in`) give layers roles. The words of `ranks` are a name and a
-        rank each (`fc1=16 q_proj=8`).
+        rank each (`fc1=16 q_proj=8`), those of layers a number (`1 2`) or indices (`0,5`).
 
         Raises:
-            ValueError: a word of `ranks` is none of these; and as `PartitionConfig`.
+            ValueError: a word is none of these; or as `PartitionConfig` and `Composition`.
         """
-        if self.method == "none":
-            return None
         fields = dict(vars(self))
+        given = [name for name, value in fields.items() if value is not None]
+        if fields.pop("partitions") is not None:
+            if given != ["partitions"]:
+                raise ValueError(
+                    f"--partitions are the whole partition, and --{given[0]} is a part; leave one of them out."
+                )
+            return _composed([_fields_of(word) for word in self.partitions])
+        depth = {name: _layers(name, fields.pop(name)) for name in ("decoder_layers", "encoder_layers")}
+        by_depth = any(levels is not None for levels in depth.values())
+        fields["method"] = self.method or ("depth" if by_depth else "rank")
+        if self.method == "none":
+            if by_depth:
+                raise ValueError("--method none leaves the model whole; leave out what a core keeps of its layers.")
+            return None
         for name in ("target_modules", "exclude_modules"):
             words = fields[name]
             if words and len(words) == 1 and not re.fullmatch(r"[\w.]+", words[0]):
@@ -220,15 +253,53 @@ class PartitionArguments:
         if targets and all(re.fullmatch(r"[\w.]+=\w+", word) for word in targets):
             fields["target_modules"] = dict(word.split("=") for word in targets)
         if self.ranks is not None:
-            for word in self.ranks:
-                if not re.fullmatch(r"[\w.]+=\d+", word):
-                    raise ValueError(f"ranks={self.ranks} holds {word!r}; write a name and its rank, such as fc1=16.")
-            names = [word.split("=")[0] for word in self.ranks]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise ValueError(f"ranks={self.ranks} gives {twice} twice; give each name one rank.")
-            fields["ranks"] = {name: int(rank) for name, rank in (word.split("=") for word in self.ranks)}
-        return PartitionConfig(**fields)
+            fields["ranks"] = _ranks(self.ranks)
+        if fields["method"] == "depth":
+            return _composed([fields | depth])
+        return _composed([fields, *([{"method": "depth"} | depth] if by_depth else [])])
+
+
+def _composed(parts: list[dict]) -> PartitionConfig | Composition:
+    configs = [PartitionConfig(**part) for part in parts]
+    return configs[0] if len(configs) == 1 else Composition(configs)
+
+
+def _fields_of(word: str) -> dict:
+    """Return the fields of a `PartitionConfig` that a word of `--partitions` gives."""
+    try:
+        part = json.loads(word)
+    except ValueError:
+        part = None
+    known = [one.name for one in fields(PartitionConfig)]
+    if not isinstance(part, dict) or not set(part) <= set(known) or not isinstance(part.get("ratios", []), list):
+        raise ValueError(
+            f"--partitions holds {word!r}, which is not a JSON object of the fields {', '.join(known)}; write such as "
+            """'{"method": "depth", "decoder_layers": [1]}' '{"method": "width", "ratios": [0.5]}'."""
+        )
+    return part
+
+
+def _layers(name: str, words: list[str] | None) -> list[int | list[int]] | None:
+    """Return the numbers of layers, and lists of their indices, that words give."""
+    if words is None:
+        return None
+    bad = next((word for word in words if not re.fullmatch(r"\d+|(\d+,)+\d*", word)), None)
+    if bad is not None:
+        raise ValueError(
+            f"--{name} holds {bad!r}; write a number of layers for each core, such as 1 2, or indices, such as 0,5."
+        )
+    return [[int(index) for index in word.split(",") if index] if "," in word else int(word) for word in words]
+
+
+def _ranks(words: list[str]) -> dict[str, int]:
+    for word in words:
+        if not re.fullmatch(r"[\w.]+=\d+", word):
+            raise ValueError(f"ranks={words} holds {word!r}; write a name and its rank, such as fc1=16.")
+    names = [word.split("=")[0] for word in words]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"ranks={words} gives {twice} twice; give each name one rank.")
+    return {name: int(rank) for name, rank in (word.split("=") for word in words)}
 
 
 @dataclass

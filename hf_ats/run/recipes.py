@@ -124,7 +124,7 @@ class FlagParser(HfArgumentParser):
             if action.dest == "recipe" or action.dest.endswith("_token"):  # results.json would tell the token
                 raise ValueError(f"{key} cannot stand in a recipe, which is shared; give it as --{key}.")
             if isinstance(value, list):
-                words[action.dest] = [f"--{key}", *value]
+                words[action.dest] = [f"--{key}", *map(_word, value)]
             elif isinstance(value, dict):
                 words[action.dest] = [f"--{key}={json.dumps(_plain(value))}"]
             else:
@@ -166,10 +166,19 @@ _Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|)$"
 _Words.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
 
 
+def _word(value) -> str:
+    """Return the word that stands on a command line for an entry of a list."""
+    if isinstance(value, list):
+        return ",".join([*value, *([""] if len(value) == 1 else [])])
+    return json.dumps(_plain(value)) if isinstance(value, dict) else value
+
+
 def _plain(value):
     """Return what the scalars inside a mapping say: JSON's numbers and constants, or text."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     try:
         return json.loads(value)
     except (TypeError, ValueError):

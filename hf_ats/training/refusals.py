@@ -10,19 +10,11 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import CONFIG_NAME, strtobool
 
-from ..partition import (
-    PartitionedLinear,
-    PartitionedRankLinear,
-    find_partition,
-    is_partitioned,
-    partitioned_layers,
-    stock_config_dict,
-)
+from ..partition import find_partition, is_partitioned, partitioned_layers, stock_config_dict
 from ..storage import read_checkpoint
 from .arguments import refuse_hub_strategy
 from .sharding import is_sharded
 
-_SHARDED_LAYERS = {PartitionedRankLinear.__name__, PartitionedLinear.__name__}
 _STEPS_IN_BACKWARD = ("lomo", "adalomo")
 
 
@@ -86,12 +78,13 @@ def _refuse_sharding(trainer) -> None:
                 "model without a word; drop the fsdp argument (or use_fsdp of accelerate's config) on CPUs."
             )
         return
-    unknown = {type(layer).__name__ for layer in partitioned_layers(trainer.model).values()} - _SHARDED_LAYERS
+    layers = partitioned_layers(trainer.model).values()
+    unknown = {type(layer).__name__ for layer in layers if not layer.is_shardable}
     if unknown:
         raise ValueError(
-            f"FSDP is supported for partitioned linear layers, and this model has {', '.join(sorted(unknown))}, where "
-            "processes would drift apart or gather what a core step has no use for; drop the fsdp argument and launch "
-            "with torchrun."
+            f"FSDP is supported for partitioned linear layers and for depth, and this model has "
+            f"{', '.join(sorted(unknown))}, where processes would drift apart or gather what a core step has no use "
+            "for; drop the fsdp argument and launch with torchrun."
         )
     plugin = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
@@ -269,7 +262,7 @@ def _refuse_other_tensors(checkpoint, model: nn.Module) -> None:
             )
 
 
-def _shape(config) -> dict | None:
+def _shape(config) -> list[dict] | None:
     if config is None:
         return None
-    return {name: value for name, value in config.to_dict().items() if name != "init"}
+    return [{name: value for name, value in part.to_dict().items() if name != "init"} for part in config.parts]

@@ -1,22 +1,33 @@
-"""Configs of stock architectures for cores of smaller width, where they can say it."""
+"""Configs of stock architectures for cores of fewer layers, and of smaller width where they can say it."""
 
 from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
-from ..partition import PartitionedLayer, find_by_model_type, partitioned_layers, stock_config
+from ..partition import PartitionedLayer, find_by_model_type, partitioned_stacks, stock_config
 
 
-def narrow_config(model: PreTrainedModel, level: int):
+def config_at_level(model: PreTrainedModel, level: int):
+    """Return the stock config with the number of layers that the level has."""
+    config = stock_config(model)
+    for stack in partitioned_stacks(model).values():
+        number = len(stack.kept[level])
+        setattr(config, stack.config_field, number)
+        if stack.config_field == "encoder_layers":
+            config.num_hidden_layers = number  # the same field to transformers 5, a second one to version 4
+    return config
+
+
+def narrow_config(config, layers: dict[str, PartitionedLayer], level: int):
     """Return the stock config of a core of smaller width, or None if it cannot say how wide the layers are.
 
     Args:
-        model: partitioned by width.
+        config: a copy of the model's, with the core's number of layers; it may be changed.
+        layers: the narrower layers of the core, by their names there.
         level: of the core.
     """
-    config = stock_config(model)
     narrow = find_by_model_type(_FIELDS, config)
-    return narrow(config, partitioned_layers(model), level) if narrow is not None else None
+    return narrow(config, layers, level) if narrow is not None else None
 
 
 def has_narrow_config(model: PreTrainedModel) -> bool:
