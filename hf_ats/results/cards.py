@@ -162,7 +162,7 @@ def _partition(partition: dict, level: str) -> dict:
 
 
 def _of(part: dict) -> str:
-    return f" of the full {part['method']}" if part["ratios"] else ""
+    return f" of the full {part['method']}" if part.get("ratios") else ""
 
 
 def _part(part: dict, level: str) -> dict:

@@ -159,7 +159,7 @@ def _ratios(results: dict) -> dict[str, str]:
     parts = len(parts_of(results["partition"]))
 
     def told(size: str, part: dict) -> str:
-        if not part["ratios"]:
+        if not part.get("ratios"):
             return size
         method = "" if part["method"] == "rank" and parts == 1 else f"{part['method']} "
         targets = part.get("target_modules") or ()  # names, roles by name, or an expression; none is the preset

@@ -165,7 +165,7 @@ def _subtitle(results: dict) -> str:
 def _core_sizes(partition: dict) -> str:
     def told(part: dict) -> str:
         sizes = list(core_sizes(part).values())
-        of = f"{part['method']} ratio{'s' if len(sizes) > 1 else ''} " if part["ratios"] else ""
+        of = f"{part['method']} ratio{'s' if len(sizes) > 1 else ''} " if part.get("ratios") else ""
         return of + ", ".join(sizes)
 
     return "; ".join(map(told, parts_of(partition)))

@@ -35,7 +35,7 @@ from hf_ats.partition import (
 from hf_ats.remote_code.attention_ats import NarrowKeyAttention
 from hf_ats.remote_code.modeling_ats import LowRankLinear
 from tests.support.checkpoints import assert_close_logits, logits
-from tests.support.decodings import beam_scores
+from tests.support.decodings import assert_greedy, beam_scores
 from tests.support.exports import CODE, FILES, WEIGHTS, files
 from tests.support.models import (
     ALL_FAMILIES,
@@ -133,6 +133,66 @@ def test_a_core_of_narrower_feed_forward_layers_is_a_stock_model(family, tokeniz
         assert core.num_parameters() == report.parameters < model.num_parameters()
         with at_level(model, level):
             assert_close_logits(logits(core, probe_batch(core)), logits(model, probe_batch(core)))
+
+
+LAYER_FIELDS = {
+    family: {"num_layers", "num_decoder_layers"} if family in ("t5", "mt5") else {"encoder_layers", "decoder_layers"}
+    for family in ALL_FAMILIES
+}
+
+
+def shorter(family):
+    """Three layers in each half; cores with one and two of each, and a quarter and half of the feed-forward neurons.
+
+    The smallest core has the last layer of the decoder, but that of T5, which needs its first.
+    """
+    smallest = [0] if family in ("t5", "mt5") else [2]
+    depth = PartitionConfig(method="depth", decoder_layers=[smallest, [0, 2]], encoder_layers=[1, 2])
+    width = partition_of(family, "feed-forward width", ratios=[0.25, 0.5])
+    return tiny_model(family, **dict.fromkeys(LAYER_FIELDS[family], 3)), [depth, width]
+
+
+@pytest.mark.law(number=6)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_a_core_of_fewer_layers_and_narrower_ones_is_a_stock_model(family, tokenizer, tmp_path):
+    model, partitions = shorter(family)
+    save_network(model, tmp_path / "before")
+    partition_(model, partitions)
+    for level, number in (("core", 1), ("level1", 2)):
+        report = export_core(model, tmp_path / level, tokenizer=tokenizer, level=level)
+        assert files(tmp_path / level) == FILES["full"], "no code"
+        assert report.parameters == count_exported_parameters(model, level)
+        before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("before", level))
+        changed = {name for name in after if after[name] != before.get(name)} - {"num_hidden_layers"}
+        assert before.keys() == after.keys() and changed == LAYER_FIELDS[family] | FEED_FORWARD_FIELDS[family]
+        assert {after[name] for name in LAYER_FIELDS[family] | {"num_hidden_layers"} & set(after)} == {number}
+        core = type(model).from_pretrained(tmp_path / level)
+        with at_level(model, level):
+            assert_close_logits(logits(core, probe_batch(core)), logits(model, probe_batch(core)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_decodes_at_the_depth_of_its_level_with_a_cache_beams_and_an_assistant(family, tmp_path):
+    model, partitions = shorter(family)
+    model.generation_config.update(max_length=9)
+    partition_(model, partitions)
+    batch = probe_batch(model)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    one = {name: tensor[:1] for name, tensor in inputs.items()}
+    beams = dict(num_beams=3, min_new_tokens=8, return_dict_in_generate=True, output_scores=True)
+    export_core(model, tmp_path / "core", level="core")
+    assistant = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "core")
+    for level, number in (("full", 3), ("level1", 2), ("core", 1)):
+        with at_level(model, level):
+            found = model.generate(**inputs, **beams)
+            torch.testing.assert_close(
+                found.sequences_scores, beam_scores(model, inputs, found.sequences), atol=1e-4, rtol=0
+            )
+            cached = [found.past_key_values.get_seq_length(layer) for layer in range(number)]
+            assert cached == [found.sequences.shape[1] - 1] * number
+            for network, helper in ((model, assistant), (assistant, model)):
+                ids = network.generate(**one, num_beams=1, assistant_model=helper)
+                assert_greedy(network, one, ids[0].tolist())
 
 
 @pytest.mark.law(number=6)

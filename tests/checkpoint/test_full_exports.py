@@ -39,7 +39,10 @@ from tests.support.models import (
 
 @pytest.mark.law(number=6)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("partition", "export"), [("rank", "full"), ("rank", "core-dense"), ("width", "core-dense")])
+@pytest.mark.parametrize(
+    ("partition", "export"),
+    [("rank", "full"), ("rank", "core-dense"), ("width", "core-dense"), ("composition", "full")],
+)
 def test_stock_exports_bear_no_trace_of_this_package(family, partition, export, tmp_path):
     model = tiny_model(family)
     model.generation_config.update(num_beams=3, max_new_tokens=11)

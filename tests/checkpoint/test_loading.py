@@ -64,6 +64,8 @@ def tables(model) -> list[tuple[str, torch.Tensor]]:
         ("width ladder", torch.float32),
         ("width", torch.bfloat16),
         ("feed-forward width", torch.float32),
+        ("depth", torch.bfloat16),
+        ("composition", torch.float32),
     ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
@@ -220,7 +222,13 @@ def test_missing_weights_are_refused(partition, lost, tmp_path):
 @pytest.mark.law(number=9)
 @pytest.mark.parametrize(
     "fields",
-    [dict(ratios=[0.125]), dict(ratios=[0.1, 0.25]), dict(ratios=[0.25, 0.5]), dict(method="width", ratios=[0.25])],
+    [
+        dict(ratios=[0.125]),
+        dict(ratios=[0.1, 0.25]),
+        dict(ratios=[0.25, 0.5]),
+        dict(method="width", ratios=[0.25]),
+        dict(method="depth", decoder_layers=[1]),
+    ],
 )
 def test_weights_of_another_partition_are_refused(fields, tmp_path):
     partitioned("marian").save_pretrained(tmp_path / "one")
@@ -230,7 +238,7 @@ def test_weights_of_another_partition_are_refused(fields, tmp_path):
         load_partitioned(tmp_path / "one")
 
 
-@pytest.mark.parametrize("partition", ["rank ladder", "width ladder"])
+@pytest.mark.parametrize("partition", ["rank ladder", "width ladder", "composition"])
 def test_any_stored_network_is_loaded_by_its_level(partition, tmp_path):
     model = partitioned("marian", partition)
     model.save_pretrained(tmp_path / "checkpoint-1")

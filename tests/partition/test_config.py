@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from hf_ats.partition import PartitionConfig
+from hf_ats.partition import Composition, PartitionConfig
+from hf_ats.partition.config import partition_from_dict
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,24 @@ from hf_ats.partition import PartitionConfig
             dict(init="adapter"),
             r"is how partition_from_adapter_\(model, adapter\) starts.*call that, or write .*'svd'",
         ),
+        (dict(method="depth"), r"method='depth' keeps layers; say how many, such as decoder_layers=\[1\]"),
+        (
+            dict(decoder_layers=[1]),
+            r"decoder_layers=\[1\] are those of method='depth', .*'rank'; leave",
+        ),
+        (dict(method="depth", decoder_layers=1), r"decoder_layers=1 must have an entry for each core, a number"),
+        (dict(method="depth", decoder_layers=[0]), r"decoder_layers=\[0\] must have an entry .*=\[\[0\], \[0, 5\]\]"),
+        (dict(method="depth", encoder_layers=[[]]), r"encoder_layers=\[\[\]\] must have an entry"),
+        (dict(method="depth", encoder_layers=[[2, 0]]), r"encoder_layers=\[\[2, 0\]\] must .* which increase from 0"),
+        (
+            dict(method="depth", decoder_layers=[1], encoder_layers=[1, 2]),
+            r"decoder_layers=\[1\] and encoder_layers=\[1, 2\] differ in the number of cores; write an entry for each",
+        ),
+        (
+            dict(method="depth", decoder_layers=[1], ratios=[0.5]),
+            r"ratios=\[0.5\] says nothing of .*second",
+        ),
+        (dict(method="depth", decoder_layers=[1], init="svd"), r"init='svd' says nothing of method='depth'"),
         (dict(exclude_modules="*"), "exclude_modules='\\*' is a string, hence a regular expression"),
     ],
 )
@@ -56,10 +75,12 @@ def test_a_bad_field_is_named_with_its_value_and_a_remedy(fields, message):
         PartitionConfig(ratios=(0.1, 0.5), target_modules=("fc1",), exclude_modules=r".*\.0\.fc1", init="random"),
         PartitionConfig(ranks={"fc1": 4, "encoder.layers.0.fc1": 8}, exclude_modules=["x.fc1"], init="adapter"),
         PartitionConfig(method="width", ratios=[0.5], target_modules={"up": "out", "down": "in"}, init="importance"),
+        PartitionConfig(method="depth", decoder_layers=(1, (0, 5)), encoder_layers=[[0], 3]),
+        Composition([PartitionConfig(), PartitionConfig(method="depth", decoder_layers=[1])]),
     ],
 )
 def test_a_configuration_survives_its_dictionary(config):
-    assert PartitionConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    assert partition_from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_a_dictionary_of_before_there_were_ranks_is_read():
@@ -70,7 +91,12 @@ def test_a_dictionary_of_before_there_were_ranks_is_read():
 
 @pytest.mark.parametrize(
     ("fields", "cores", "ratios"),
-    [({}, 1, [0.03125]), (dict(ratios=[0.1, 0.5]), 2, [0.1, 0.5]), (dict(ranks={"fc1": 4, "fc2": 8}), 1, [])],
+    [
+        ({}, 1, [0.03125]),
+        (dict(ratios=[0.1, 0.5]), 2, [0.1, 0.5]),
+        (dict(ranks={"fc1": 4, "fc2": 8}), 1, []),
+        (dict(method="depth", encoder_layers=[1, [0, 2]]), 2, []),
+    ],
 )
 def test_the_number_of_cores_is_that_of_ratios_or_one_with_ranks(fields, cores, ratios):
     config = PartitionConfig(**fields)

@@ -19,7 +19,7 @@ from hf_ats.partition import (
     partitioned_layers,
     set_level,
 )
-from tests.support.models import FAMILIES, partitioned, tiny_model
+from tests.support.models import FAMILIES, partition_of, partitioned, tiny_model
 
 # At rank 24 of 32 even the larger core is cheaper merged for a long batch.
 LADDER = PartitionConfig(ratios=[0.125, 0.75])
@@ -92,9 +92,11 @@ WIDTHS = PartitionConfig(method="width", ratios=[0.25, 0.5])
 
 
 @pytest.mark.law(number=5)
+@pytest.mark.parametrize("partition", ["width", "composition"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_narrower_layers_count_what_runs(family):
-    model = partition_(eager_model(family), WIDTHS)
+def test_narrower_layers_and_fewer_of_them_count_what_runs(family, partition):
+    config = WIDTHS if partition == "width" else partition_of(family, partition)
+    model = partition_(eager_model(family), config)
     ledger, found = FlopsLedger(model), []
     for level in level_names(model):
         set_level(model, level)

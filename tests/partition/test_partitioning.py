@@ -11,6 +11,7 @@ from torch.func import functional_call
 from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
+    PartitionedStack,
     at_level,
     find_partition,
     get_level,
@@ -27,10 +28,10 @@ from tests.support.laws import snapshot
 from tests.support.models import FAMILIES, partition_of, partitioned, probe_batch, tiny_model, training_batch
 
 LADDER = PartitionConfig(ratios=[0.1, 0.25])
-LADDERS = ["rank ladder", "width ladder"]
-# The suffixes that the paper's partition means, and how many layers of a 2 + 2 layer model carry them: feed-forward
-# pairs in 4 blocks; query and key in 2 encoder and 2 x 2 decoder attentions.
-EXPECTED_LAYERS = {"marian": 20, "bart": 20, "m2m_100": 20, "t5": 20}
+LADDERS = ["rank ladder", "width ladder", "depth ladder", "composition"]
+# The paper's partition means 20 layers of a 2 + 2 layer model: feed-forward pairs in 4 blocks; query and key in 2
+# encoder and 2 x 2 decoder attentions.
+EXPECTED_LAYERS = {"feed-forward width": 8, "depth ladder": 2, "composition": 2 + 8 + 12}
 
 
 @pytest.mark.law(number=3)
@@ -42,6 +43,8 @@ EXPECTED_LAYERS = {"marian": 20, "bart": 20, "m2m_100": 20, "t5": 20}
         ("width ladder", "first"),
         ("width ladder", "importance"),
         ("feed-forward width", "importance"),
+        ("depth ladder", None),
+        ("composition", None),
     ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
@@ -50,9 +53,10 @@ def test_partitioning_changes_nothing_at_full_level(family, partition, init):
     batch = probe_batch(model)
     before = model(**batch).logits
     partition_(model, partition_of(family, partition, init=init))
-    assert len(partitioned_layers(model)) == (8 if partition == "feed-forward width" else EXPECTED_LAYERS[family])
+    assert len(partitioned_layers(model)) == EXPECTED_LAYERS.get(partition, 20)
     # Cut and joined again the numbers are the same; otherwise they are added in another order.
-    exact = dict(rtol=0, atol=0) if init == "first" else dict(rtol=1e-4, atol=1e-5)
+    same = init == "first" or partition == "depth ladder"
+    exact = dict(rtol=0, atol=0) if same else dict(rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model(**batch).logits, before, **exact)
     with at_level(model, "core"):
         assert (model(**batch).logits - before).abs().max() > 1e-2
@@ -63,15 +67,19 @@ def test_partitioning_changes_nothing_at_full_level(family, partition, init):
 def test_each_level_is_the_stock_model_with_that_levels_weights(family, partition):
     model, stock = partitioned(family, partition), tiny_model(family)
     batch = probe_batch(model)
-    if partition == "width ladder":
-        network = reference.by_width(snapshot(stock), find_partition(model).ratios, heads=4)
+    layers = partitioned_layers(model)
+    kept = {name: layer.kept for name, layer in layers.items() if isinstance(layer, PartitionedStack)}
+    network = reference.by_depth(snapshot(stock), kept, num_levels(model))
+    for part in find_partition(model).parts:
+        if part.method == "width":
+            narrow = ("rows", "columns") if part.target_modules else ("rows", "columns", "heads")
+            network = reference.composed(network, reference.by_width(network.arrays, part.ratios, 4, narrow))
     for level in range(num_levels(model)):
-        if partition == "width ladder":
-            weights = reference.compose(network, reference.tied_names(stock), level)
-        else:
-            layers = partitioned_layers(model).items()
-            weights = {f"{name}.weight": layer.merged_weight(level) for name, layer in layers}
-        expected = functional_call(stock, weights, kwargs=batch, tie_weights=partition == "rank ladder").logits
+        weights = reference.compose(network, reference.tied_names(stock), level)
+        low_rank = {name: one for name, one in layers.items() if isinstance(one, PartitionedRankLinear)}
+        weights |= {f"{name}.weight": layer.merged_weight(level) for name, layer in low_rank.items()}
+        short, own = reference.shortened(stock, weights, kept, level)
+        expected = functional_call(short, own, kwargs=batch, tie_weights=False).logits
         with at_level(model, level):
             torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-4, atol=1e-5)
 
@@ -147,6 +155,32 @@ def test_a_compiled_model_follows_its_level(fields):
         torch.testing.assert_close(outputs[-1], model(x))
         assert get_level(model) == level
     assert not torch.allclose(outputs[0], outputs[1])
+
+
+class Stacked(nn.Module):
+    """Calls a list of layers, as encoders and decoders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = PartitionedStack([nn.Linear(8, 8) for _ in range(3)], [[1], [1, 2]], "num_layers")
+
+    def forward(self, x):
+        for index, layer in enumerate(self.layers):
+            x = layer(x) + index
+        return x
+
+
+def test_a_compiled_list_of_layers_follows_its_level():
+    model, x = Stacked(), torch.randn(3, 8)
+    one, two, three = model.layers
+    expected = {0: two(x), 1: three(two(x)) + 1, 2: three(two(one(x)) + 1) + 2}
+    compiled = torch.compile(model, backend="eager")
+    for level in (2, 0, 1, 2):
+        set_level(compiled, level)
+        torch.testing.assert_close(compiled(x), expected[level])
+        assert len(model.layers) == level + 1 and model.layers[-1] is (two if level == 0 else three)
+        assert list(model.layers[:1]) == [one if level == 2 else two]
+    assert list(model.state_dict()) == [f"layers.{i}.{name}" for i in range(3) for name in ("weight", "bias")]
 
 
 def test_names_match_as_whole_dotted_suffixes_or_as_a_regular_expression():
@@ -240,7 +274,8 @@ def test_an_unknown_architecture_asks_for_its_layers():
 @pytest.mark.parametrize("wrapped", [lambda model: model, nn.Sequential])
 def test_a_model_is_partitioned_once(wrapped, partition):
     model = wrapped(partitioned("marian", partition))
-    with pytest.raises(ValueError, match=f"is partitioned already, with .*method='{partition.split()[0]}'"):
+    told = "Composition" if partition == "composition" else f".*method='{partition.split()[0]}'"
+    with pytest.raises(ValueError, match=f"is partitioned already, with {told}"):
         partition_(model, LADDER)
 
 

@@ -32,7 +32,7 @@ TRAINING = (
 RUNS = {
     "rank": ("marian", "--ratios 0.5 --generation_num_beams 2 --base_model ann/old --card_datasets ann/sentences"),
     "ladder": ("marian", "--ratios 0.25 0.5"),
-    "stock core": ("marian", "--method width --ratios 0.5 --target_modules fc1 fc2"),
+    "stock core": ("marian", "--method width --ratios 0.5 --target_modules fc1 fc2 --decoder_layers 1"),
     "alone": ("marian", "--method none --schedule full"),
     "core alone": ("marian", "--ratios 0.5 --schedule core"),
     "prefix": ("t5", "--ratios 0.5 --generation_num_beams 2 --source_prefix zwei"),
@@ -267,6 +267,13 @@ def test_sisters_are_linked_and_levels_named(runs):
     alone = render(runs("alone"), "full")
     assert "Of the same run" not in alone and "a\nbaseline" in alone and "core has" not in alone
     assert "Every step trained the core alone." in render(runs("core alone"), "core")
+
+
+def test_a_composition_tells_its_parts(runs):
+    core, full = (render(runs("stock core"), level) for level in ("core", "full"))
+    assert "keeps 0.5 of the full width: of the feed-forward neurons.\nPartitioned are the layers `fc1`, `fc2`" in core
+    assert "It has 1 decoder layer of the full network's." in core and "- width\n- depth\n" in core
+    assert "Its core has 0.5 of the full width." in full and "Its core has 1 decoder layer." in full
 
 
 def test_a_run_from_an_adapter_tells_its_ranks_and_where_it_began(copied):

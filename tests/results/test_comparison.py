@@ -198,6 +198,22 @@ def test_ranks_of_their_own_stand_where_a_ratio_would(ranks, shown, tmp_path):
     assert row["r"] == shown
 
 
+def test_layers_and_the_parts_of_a_composition_stand_where_a_ratio_would(tmp_path):
+    depth = {"method": "depth", "ratios": [], "decoder_layers": [1, [0, 5]]}
+    levels = {name: LEVELS[name] for name in ("core", "level1", "full")}
+    ladder = write_run(tmp_path, "depth", partition=depth, levels=levels)
+    parts = [depth | {"decoder_layers": [2], "encoder_layers": [3]}]
+    parts += [
+        {"method": "width", "ratios": [0.5], "target_modules": ["fc1", "fc2"]},
+        {"method": "rank", "ratios": [0.25]},
+    ]
+    both = {name: LEVELS[name] for name in ("core", "full")}
+    composed = write_run(tmp_path, "composed", partition={"parts": parts}, levels=both)
+    first, second = tables_of(render_comparison([ladder, composed]))
+    assert [row["r"] for row in first] == ["3 encoder and 2 decoder layers, width 0.5 (fc1, fc2), rank 0.25"]
+    assert [row["r"] for row in second] == ["1 decoder layer", "2 decoder layers", "-"]
+
+
 def test_signatures_decoding_and_commands_stand_below(runs):
     comparison = render_comparison(runs)
     assert comparison.count(LEVEL["bleu_signature"]) == comparison.count(LEVEL["chrf_signature"]) == 1

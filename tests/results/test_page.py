@@ -189,6 +189,21 @@ def test_how_it_was_found_is_said(results):
             "ranks 4 to 53",
             "method=rank, ranks=4 to 53 in 50 modules",
         ),
+        (
+            {"method": "depth", "ratios": [], "decoder_layers": [1, [0, 5]], "encoder_layers": None},
+            "1 decoder layer, 2 decoder layers",
+            "method=depth, decoder_layers=[1, [0, 5]]",
+        ),
+        (
+            {
+                "parts": [
+                    {"method": "depth", "ratios": [], "decoder_layers": [1], "encoder_layers": [3]},
+                    {"method": "width", "ratios": [0.5]},
+                ]
+            },
+            "3 encoder and 1 decoder layer; width ratio 0.5",
+            "method=depth, decoder_layers=[1], encoder_layers=[3]; method=width, ratios=[0.5]",
+        ),
         ({"method": "rank", "ranks": {"fc1": 8, "fc2": 8}}, "rank 8", "method=rank, ranks=8 in 2 modules"),
     ],
 )

@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_ats.partition import PartitionConfig, partition_
+from hf_ats.partition import Composition, PartitionConfig, partition_
 
 FAMILIES = ("marian", "bart", "m2m_100", "t5")
 """The families that most tests go through: among them is each kind of attention, of positions and of first words."""
@@ -36,10 +36,15 @@ PARTITIONS = {
     "width": dict(method="width", ratios=[0.25]),
     "width ladder": dict(method="width", ratios=[0.25, 0.5, 0.75]),
     "feed-forward width": dict(method="width", ratios=[0.25]),
+    "depth": dict(method="depth", decoder_layers=[[1]]),
+    "depth ladder": dict(method="depth", decoder_layers=[[1], [1]], encoder_layers=[1, 2]),
 }
-"""What the tests partition by: by name, fields of `PartitionConfig`. The last leaves queries and keys alone."""
+"""What the tests partition by: by name, fields of `PartitionConfig`. `FEED_FORWARD` leaves queries and keys alone, and
+the decoders of cores by depth begin with their second layer, but for T5, which needs its first. There is also a
+"composition" of three ladders: by depth, of narrower feed-forward layers, and of queries and keys of low rank."""
 
 FEED_FORWARD = {"t5": ["wi", "wo"], "mt5": ["wi_0", "wi_1", "wo"]}
+QUERIES_AND_KEYS = {family: ["q", "k"] if family in ("t5", "mt5") else ["q_proj", "k_proj"] for family in ALL_FAMILIES}
 FEED_FORWARD |= {family: ["fc1", "fc2"] for family in ALL_FAMILIES if family not in FEED_FORWARD}
 """By family, the suffixes of the feed-forward layers, which a stock class can have narrower."""
 
@@ -111,16 +116,27 @@ def tiny_model(family: str, seed: int = 0, **overrides):
     return model.eval()
 
 
-def partition_of(family: str, partition: str, **fields) -> PartitionConfig:
-    """A configuration of `PARTITIONS` for an architecture, with other fields where given."""
+def partition_of(family: str, partition: str, **fields) -> PartitionConfig | Composition:
+    """A configuration of `PARTITIONS` for an architecture, with other fields where given; or the composition."""
+    if partition == "composition":
+        ladder = dict(ratios=[0.25, 0.5])
+        return Composition(
+            [
+                partition_of(family, "depth ladder"),
+                partition_of(family, "feed-forward width", **ladder),
+                partition_of(family, "rank", target_modules=QUERIES_AND_KEYS[family], **ladder),
+            ]
+        )
     if partition == "feed-forward width":
         fields = {"target_modules": FEED_FORWARD[family]} | fields
+    if partition.startswith("depth") and family in ("t5", "mt5"):
+        fields = {"decoder_layers": [[0] for _ in PARTITIONS[partition]["decoder_layers"]]} | fields
     return PartitionConfig(**(PARTITIONS[partition] | fields))
 
 
 def partitioned(
     family: str = "marian",
-    partition: str | PartitionConfig = "rank",
+    partition: str | PartitionConfig | Composition = "rank",
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     **overrides,

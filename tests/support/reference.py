@@ -5,9 +5,12 @@ composes plain weights from `p * x` (Section 3.1 of the paper), runs the stock m
 (Loshchilov and Hutter, 2019), written out, where the step's mask is one. What a narrower core lacks is zero.
 """
 
-from dataclasses import dataclass
+import copy
+import math
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.func import functional_call
 
 NARROW = {
@@ -22,12 +25,14 @@ NARROW = {
 class SuperNetwork:
     """Arrays, the mask of each array at each level (the full one last), and the names of the weights that are sums.
 
-    For each name in `sums` there are the arrays `name.W`, `name.U0`, `name.V0`, `name.U1`, ... of `W + V U`.
+    For each name in `sums` there are the arrays `name.W`, `name.U0`, `name.V0`, `name.U1`, ... of `W + V U`. Of the
+    lists of layers in `kept`, by name, a level has the layers of its indices only.
     """
 
     arrays: dict[str, torch.Tensor]
     masks: dict[str, list[torch.Tensor]]
     sums: tuple[str, ...] = ()
+    kept: dict[str, list[list[int]]] = field(default_factory=dict)
 
     @property
     def full(self) -> int:
@@ -72,6 +77,50 @@ def by_width(arrays, ratios, heads, narrow=("rows", "columns", "heads")) -> Supe
     return SuperNetwork(
         arrays, {name: [mask(name, array, ratio) for ratio in (*ratios, 1)] for name, array in arrays.items()}
     )
+
+
+def by_depth(arrays, kept, levels):
+    """Cores of fewer layers: of each list of layers, by its name, those of the level's indices."""
+
+    def is_kept(name, level):
+        lists = [one for one in kept if name.startswith(f"{one}.")]
+        return all(int(name.removeprefix(f"{one}.").split(".")[0]) in kept[one][level] for one in lists)
+
+    masks = {
+        name: [torch.full_like(array, is_kept(name, level)) for level in range(levels)]
+        for name, array in arrays.items()
+    }
+    return SuperNetwork(arrays, masks, kept=kept)
+
+
+def composed(*networks):
+    """One ladder of networks that have the same arrays: a level has what all of them have at that level."""
+    first = networks[0]
+    masks = {
+        name: [
+            math.prod(shares[1:], start=shares[0])
+            for shares in zip(*(one.masks[name] for one in networks), strict=True)
+        ]
+        for name in first.arrays
+    }
+    kept = {name: levels for one in networks for name, levels in one.kept.items()}
+    return SuperNetwork(first.arrays, masks, sum((one.sums for one in networks), ()), kept)
+
+
+def shortened(stock, weights, kept, level):
+    """The stock model of a level's layers alone, and of the weights those that it has, by its own names."""
+    if not kept:
+        return stock, weights
+    short, own = copy.deepcopy(stock), dict(weights)
+    for name, levels in kept.items():
+        layers = short.get_submodule(name)
+        short.set_submodule(name, nn.ModuleList([layers[index] for index in levels[level]]))
+        inside = {key: own.pop(key) for key in weights if key.startswith(f"{name}.")}
+        for key, weight in inside.items():
+            index, _, rest = key.removeprefix(f"{name}.").partition(".")
+            if int(index) in levels[level]:
+                own[f"{name}.{levels[level].index(int(index))}.{rest}"] = weight
+    return short, own
 
 
 def tied_names(stock):
@@ -138,7 +187,7 @@ def train(
         for array in trained.values():
             array.requires_grad_()
         loss = sum(
-            loss_of(stock, compose(network, tied, level), batch, tokens, smoothing)
+            loss_of(*shortened(stock, compose(network, tied, level), network.kept, level), batch, tokens, smoothing)
             for level in together
             for batch in window
         )

@@ -66,7 +66,7 @@ def names(directory) -> list[str]:
 
 
 @pytest.mark.law(number=2)
-@pytest.mark.parametrize("partition", ["rank", "width"])
+@pytest.mark.parametrize("partition", ["rank", "width", "composition"])
 def test_a_resumed_run_logs_what_the_whole_run_logs(partition, tmp_path):
     # The checkpoint lies in the middle of what one entry of the log sums up.
     fields = dict(partition=partition, logging_strategy="steps", max_steps=8, save_steps=3, lr_scheduler_type="linear")
@@ -140,6 +140,7 @@ class Each(TrainerCallback):
         (dict(schedule="slimmable"), "with schedule='alternating', and this run has schedule='slimmable'"),
         (dict(weight_decay_on="all"), "with weight_decay_on='weights', and this run has weight_decay_on='all'"),
         (dict(partition="rank ladder"), "but the model to resume is"),
+        (dict(partition="composition"), "but the model to resume is Composition"),
     ],
 )
 def test_what_the_state_of_a_checkpoint_does_not_fit_is_refused(fields, message, copy):

@@ -35,6 +35,7 @@ def two_processes(tmp_path_factory) -> Path:
         ("core", dict(schedule="core")),
         ("ladder", dict(partition="rank ladder")),
         ("width", dict(partition="width")),
+        ("composition", dict(partition="composition")),
         ("width_ladder", dict(partition="width ladder", schedule="random")),
         ("auto", dict(alternate_lr_coef="auto", criteria_steps=2)),
     ],

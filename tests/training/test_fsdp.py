@@ -46,6 +46,8 @@ def ranks(two_processes) -> list[dict]:
         ("ladder", dict(partition="rank ladder")),
         ("width", dict(partition="width")),
         ("width_ladder", dict(partition="width ladder")),
+        ("depth", dict(partition="depth")),
+        ("composition", dict(partition="composition")),
         ("t5", dict(family="t5")),
         ("own_embeddings", dict(overrides=dict(share_encoder_decoder_embeddings=False, decoder_vocab_size=96))),
     ],
@@ -78,6 +80,7 @@ def test_what_takes_no_part_in_a_step_gets_no_gradient_on_any_process(ranks):
         ("with_gradient", "rank"),
         ("ladder_with_gradient", "rank ladder"),
         ("width_ladder_with_gradient", "width ladder"),
+        ("composition_with_gradient", "composition"),
     ):
         model = partitioned(partition=partition)
         levels = [num_levels(model) - 1, *range(num_levels(model) - 1)]
@@ -88,7 +91,7 @@ def test_what_takes_no_part_in_a_step_gets_no_gradient_on_any_process(ranks):
 
 
 @pytest.mark.law(number=5)
-@pytest.mark.parametrize("partition", ["rank", "width"])
+@pytest.mark.parametrize("partition", ["rank", "width", "depth"])
 def test_a_core_step_neither_gathers_nor_reduces_what_it_does_not_train(partition, ranks):
     model = partitioned(partition=partition).double()
     core = parameters_at_level(model, "core")

@@ -5,6 +5,7 @@ from transformers import TrainerCallback
 from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
+    PartitionedStack,
     find_partition,
     get_level,
     num_levels,
@@ -29,6 +30,8 @@ def arrays_of(model):
     """A partitioned model's parameters under the oracle's names; those of a width layer joined to the full weight."""
     arrays = dict(model.named_parameters())
     for name, layer in partitioned_layers(model).items():
+        if isinstance(layer, PartitionedStack):  # whose layers are those of the stock model
+            continue
         own = {key: arrays.pop(f"{name}.{key}") for key, _ in layer.named_parameters()}
         if isinstance(layer, PartitionedRankLinear):
             parts = {"weight.W": own.pop("residual.weight")}
@@ -42,13 +45,20 @@ def arrays_of(model):
 def oracle_of(family, partition):
     """The oracle's super-network of `partitioned(family, partition)`, in double precision."""
     model = partitioned(family, partition).double()
-    config = find_partition(model)
-    if config.method == "rank":
-        sums = tuple(f"{name}.weight" for name in partitioned_layers(model))
-        return reference.by_rank(snapshot(arrays_of(model)), sums, len(config.ratios))
-    narrow = ("rows", "columns") if partition == "feed-forward width" else ("rows", "columns", "heads")
-    # 4 heads in all of the tiny models.
-    return reference.by_width(snapshot(tiny_model(family).double()), config.ratios, 4, narrow)
+    arrays, networks = snapshot(arrays_of(model)), []
+    layers = partitioned_layers(model)
+    for config in find_partition(model).parts:
+        if config.method == "rank":
+            sums = tuple(f"{name}.weight" for name in layers if isinstance(layers[name], PartitionedRankLinear))
+            networks.append(reference.by_rank(arrays, sums, config.num_cores))
+        elif config.method == "width":
+            narrow = ("rows", "columns") if config.target_modules else ("rows", "columns", "heads")
+            # 4 heads in all of the tiny models.
+            networks.append(reference.by_width(arrays, config.ratios, 4, narrow))
+        else:
+            kept = {name: layers[name].kept for name in layers if isinstance(layers[name], PartitionedStack)}
+            networks.append(reference.by_depth(arrays, kept, config.num_cores + 1))
+    return reference.composed(*networks)
 
 
 def train_reference(family, network, args, levels, lr):
@@ -111,7 +121,7 @@ _IN_DOUBLE = [
 
 
 @pytest.mark.law(number=7)
-@pytest.mark.parametrize("partition", ["rank", "width"])
+@pytest.mark.parametrize("partition", ["rank", "width", "depth"])
 @pytest.mark.parametrize("family", _IN_DOUBLE)
 def test_steps_of_the_trainer_are_steps_of_the_reference(family, partition, tmp_path):
     assert_trainer_is_reference(family, tmp_path, partition=partition, weight_decay=0.1, label_smoothing_factor=0.1)
@@ -145,6 +155,8 @@ def test_steps_of_the_trainer_are_steps_of_the_reference(family, partition, tmp_
             dict(partition="width ladder", per_device_train_batch_size=2, gradient_accumulation_steps=2),
             ((3,), (0,), (1,), (2,)),
         ),
+        (dict(partition="composition", alternate_lr_coef=0.5), ((2,), (0,), (1,))),
+        (dict(partition="composition", schedule="slimmable"), ((0, 1, 2),)),
         (dict(weight_decay_on="all"), ((FULL,), (CORE,))),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
@@ -179,6 +191,8 @@ def test_a_learning_rate_schedule_runs_over_all_steps_and_the_coefficient_over_c
         ("width", "adafactor"),
         ("width ladder", "adamw_torch"),
         ("width ladder", "sgd"),
+        ("depth ladder", "adamw_torch"),
+        ("composition", "adafactor"),
     ],
 )
 def test_a_core_step_leaves_the_rest_its_moments_and_its_step_count_bitwise_still(partition, optimizer, tmp_path):
@@ -202,12 +216,11 @@ def test_a_core_step_leaves_the_rest_its_moments_and_its_step_count_bitwise_stil
                 assert torch.equal(before[key], after[key]), key
         assert {key.split("/")[0] for key in after.keys() - before.keys()} <= mask
     if optimizer == "adamw_torch":
-        layer = model.model.encoder.layers[0].fc1
-        own = [{id(parameter) for parameter in layer.parameters_at(level)} for level in range(num_levels(model))]
+        own = [parameters_at_level(model, level).items() for level in range(num_levels(model))]
+        own = [{name for name, parameter in mask if parameter.requires_grad} for mask in own]
         for level in range(num_levels(model)):
             # What joins the network at a level counts the steps of the levels from there on.
-            new = own[level].difference(*own[:level])
-            names = [name for name, parameter in every.items() if id(parameter) in new]
+            names = own[level].difference(*own[:level])
             steps = sum(trainer.levels_at_step(step)[0] >= level for step in range(STEPS))
             assert names and {int(watch.states[-1][f"{name}/step"]) for name in names} == {steps}
 
@@ -272,7 +285,7 @@ def test_the_model_is_at_full_level_outside_the_steps(tmp_path):
         ("m2m_100", 0.0, "rank ladder"),
         ("m2m_100", 0.1, "width"),
         ("t5", 0.0, "width"),
-        ("t5", 0.1, "rank"),
+        ("t5", 0.1, "composition"),
     ],
 )
 def test_one_batch_of_eight_is_two_of_four(family, smoothing, partition, tmp_path):
@@ -315,7 +328,7 @@ TOKENS = dict(max_tokens=64)
         ("width", SENTENCES, 2),
         ("width", ACCUMULATION, 3),
         ("width ladder", dict(schedule="random"), 3),
-        ("rank ladder", dict(schedule="random", max_tokens=64), 4),
+        ("composition", dict(schedule="random", max_tokens=64), 4),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else str(value),
 )

@@ -142,6 +142,9 @@ def main(out: Path):
     width_count, width_watch = CountSteps(), WatchShards()
     run("width", model=partitioned(partition="width"), callbacks=[width_count])
     run("width_ladder", model=partitioned(partition="width ladder"), callbacks=[width_watch])
+    depth_count, composition_watch = CountSteps(), WatchShards()
+    run("depth", model=partitioned(partition="depth"), callbacks=[depth_count])
+    run("composition", model=partitioned(partition="composition"), callbacks=[composition_watch])
     run("t5", model=partitioned("t5"))
     run("own_embeddings", model=partitioned(share_encoder_decoder_embeddings=False, decoder_vocab_size=96))
     run("padded", model=keep_pad_row_zero_(partitioned()), weight_decay=0.0)
@@ -175,11 +178,12 @@ def main(out: Path):
     refused["again"] = refusal(evaluating.train)
     refused["before training"] = refusal(untrained.evaluate)
     record = dict(
-        bytes={"rank": count.bytes, "width": width_count.bytes},
+        bytes={"rank": count.bytes, "width": width_count.bytes, "depth": depth_count.bytes},
         slimmable_bytes=slimmable_count.bytes,
         weights=watch.weights,
         states=watch.states,
         with_gradient=watch.with_gradient,
+        composition_with_gradient=composition_watch.with_gradient,
         ladder_with_gradient=ladder_watch.with_gradient,
         width_ladder_with_gradient=width_watch.with_gradient,
         log=alternating.state.log_history,
