@@ -8,8 +8,8 @@ Kinds, each in a directory of its name under OUTPUT_DIR:
 
     full        the architecture as it was, with W + V U merged, or all widths joined; needs no partitioned layers
     core        only the factors V and U, or the narrower layers; loads with hf_ats, or with trust_remote_code=True;
-                if only feed-forward layers are narrower, or channels, it is of that architecture too, only smaller
-    core-dense  the same network with V U multiplied out, or zeros filled in; stock architecture, as large as full
+                if it has fewer layers, narrower feed-forward layers or channels, it is of that architecture too
+    core-dense  the same network with V U multiplied out, or zeros filled in; stock architecture, layers as in full
     adapter     the split by rank as a PEFT LoRA adapter, and the base W that it belongs to
 
 Every export is loaded back and its logits are compared with the checkpoint's before it is reported.

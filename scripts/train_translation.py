@@ -12,6 +12,8 @@ override it. For a small-width core:
         --train_prefix data/train --validation_prefix data/valid --test_prefix data/test \
         --method width --ratios 0.25
 
+--decoder_layers 2 gives the core two decoder layers: in place of --method and --ratios, or beside them.
+
 From a pretrained model, to get a smaller one out of it, on several GPUs:
 
     accelerate launch --multi_gpu -m hf_ats.scripts.train_translation \

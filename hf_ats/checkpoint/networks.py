@@ -103,9 +103,7 @@ def _own_layers(model: PreTrainedModel) -> dict[str, PartitionedLayer]:
 def _config_of_core(model: PreTrainedModel, level: int, narrower: dict[str, PartitionedLayer]):
     """Return the stock config of a core, and whether it says how wide the narrower layers are."""
     config = config_at_level(model, level)
-    if not narrower:
-        return config, True
-    narrow = narrow_config(config, narrower, level)
+    narrow = narrow_config(copy.deepcopy(config), narrower, level) if narrower else config
     return (config, False) if narrow is None else (narrow, True)
 
 

@@ -237,7 +237,13 @@ class PartitionArguments:
                 raise ValueError(
                     f"--partitions are the whole partition, and --{given[0]} is a part; leave one of them out."
                 )
-            return _composed([_fields_of(word) for word in self.partitions])
+            try:
+                return _composed([_fields_of(word) for word in self.partitions])
+            except TypeError as error:
+                raise ValueError(
+                    f"--partitions {' '.join(self.partitions)} are not as PartitionConfig takes them ({error}); write "
+                    "texts, numbers and lists as its documentation does."
+                ) from None
         depth = {name: _layers(name, fields.pop(name)) for name in ("decoder_layers", "encoder_layers")}
         by_depth = any(levels is not None for levels in depth.values())
         fields["method"] = self.method or ("depth" if by_depth else "rank")

@@ -201,7 +201,7 @@ def test_a_model_decodes_at_the_depth_of_its_level_with_a_cache_beams_and_an_ass
     [
         (r".*encoder.*", "decoder_ffn_dim"),
         (r".*decoder.*", "encoder_ffn_dim"),
-        (["encoder.layers.0.fc1", "encoder.layers.0.fc2"], None),
+        (["decoder.layers.0.fc1", "decoder.layers.0.fc2"], None),
     ],
     ids=["decoder alone", "encoder alone", "all but one layer"],
 )
@@ -212,7 +212,8 @@ def test_a_stock_core_has_one_width_in_each_half(exclude, field, tmp_path):
     core = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "core")
     if field is None:  # which no stock config can say
         assert type(core).__name__ == "ATSBartForConditionalGeneration"
-        assert core.model.encoder.layers[1].fc1.out_features == 32
+        assert [layer.fc1.out_features for layer in core.model.decoder.layers] == [64, 32]
+        assert core.config.encoder_ffn_dim == core.config.decoder_ffn_dim == 64
     else:
         assert type(core) is type(model)
         other = ({"encoder_ffn_dim", "decoder_ffn_dim"} - {field}).pop()
