@@ -115,7 +115,8 @@ class PartitionConfig:
             if getattr(self, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} says nothing of method='depth', whose cores keep whole layers; "
-                    "leave it out, or give it to a second partition, by rank or width, beside this one."
+                    "leave it out, or give it to a second partition beside this one, by rank or width (on the command "
+                    "line --method rank or width)."
                 )
         for name in ("decoder_layers", "encoder_layers"):
             setattr(self, name, self._checked_layers(name, getattr(self, name)))
