@@ -62,6 +62,10 @@ def test_the_live_layers_are_numbered_from_0_for_the_cache(family):
         numbers = [{m.layer_idx for m in layer.modules() if hasattr(m, "layer_idx")} for layer in stack]
         assert numbers == [{number} for number in range(len(expected))]
         assert list(stack) == [stack.get_submodule(str(index)) for index in expected]
+    plain = nn.ModuleList([stack[1], stack[2]]).state_dict()
+    state = {name: tensor for name, tensor in stack.stock_state(0).items() if not name.startswith("0.")}
+    assert all(torch.equal(state.pop(f"{int(name[0]) + 1}{name[1:]}"), tensor) for name, tensor in plain.items())
+    assert not state
 
 
 def test_counts_of_layers_and_of_a_composition_add_up_by_hand():

@@ -28,7 +28,7 @@ from tests.support.laws import snapshot
 from tests.support.models import FAMILIES, partition_of, partitioned, probe_batch, tiny_model, training_batch
 
 LADDER = PartitionConfig(ratios=[0.1, 0.25])
-LADDERS = ["rank ladder", "width ladder", "depth ladder", "composition"]
+LADDERS = ["rank ladder", "width ladder", "composition"]
 # The paper's partition means 20 layers of a 2 + 2 layer model: feed-forward pairs in 4 blocks; query and key in 2
 # encoder and 2 x 2 decoder attentions.
 EXPECTED_LAYERS = {"feed-forward width": 8, "depth ladder": 2, "composition": 2 + 8 + 12}

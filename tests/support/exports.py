@@ -22,8 +22,6 @@ PARTITIONED_EXPORTS = [("rank ladder", export) for export in EXPORTS] + [
     ("width ladder", "level1"),
     ("width ladder", "core-dense"),
     ("feed-forward width", "core"),
-    ("depth ladder", "core"),
-    ("composition", "full"),
     ("composition", "level1"),
     ("composition", "core-dense"),
     ("composition", "adapter"),
