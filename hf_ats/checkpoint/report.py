@@ -30,7 +30,7 @@ class ExportReport:
         size_bytes: size of the weight files on disk.
         parity: largest absolute difference of the logits, on a probe batch in float32, between the export loaded back
             from disk and the partitioned model at that level.
-        partition: the fields of the `PartitionConfig`; None for a model that was never partitioned.
+        partition: what `to_dict` of the partition gives; None for a model that was never partitioned.
         files: the SHA-256 of every file but `export.json`, by its path relative to the directory.
     """
 

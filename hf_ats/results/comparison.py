@@ -33,9 +33,9 @@ def render_comparison(
     The first has a row for each kind of run; the second, of runs with several cores, a row for each level of each kind
     of run. Runs that differ only in their seed share their rows, as mean (standard deviation of the sample).
     Rows follow the order of the files. Column `training` has the schedule and, where two rows would look the same, the
-    arguments that differ. Column `r` has the ratio of a core: of its rank, or after the word "width" of
-    its width; and the layers that are partitioned, where they are not the preset's. Below the tables are the
-    signatures of the scores, how the translations were decoded, and the commands.
+    arguments that differ. Column `r` has the ratio of a core: of its rank, or after the word "width" of its width, or
+    how many layers it has; and the layers that are partitioned, where they are not the preset's. Below the tables are
+    the signatures of the scores, how the translations were decoded, and the commands.
 
     Args:
         result_files: files that `write_results` wrote, of translation or of images.

@@ -88,7 +88,7 @@ def build_results(
         seed: of the training.
         model: what was trained: `name` (an architecture, a directory or a Hub id) and `class`, and all else that tells
             it apart, such as its sizes.
-        partition: `PartitionConfig.to_dict()`, or None for a network that is not partitioned.
+        partition: what `to_dict` of the partition gives, or None for a network that is not partitioned.
         data: `source_lang`, `target_lang`, `name` of the training data, the sizes of `train`, `validation` and
             `test`, which of them was scored as `test_part`, and its `test_fingerprint` (`fingerprint`); if there are
             any, `test_name`, the data's `config`, `source_prefix` and the tokenizer's codes of languages.
