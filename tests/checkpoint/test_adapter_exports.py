@@ -1,5 +1,6 @@
 """Adapter exports: factors beside the base, which merge to the full network."""
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import (
@@ -10,16 +11,15 @@ from hf_ats.checkpoint import (
     export_adapter,
     export_full,
 )
-from hf_ats.partition import (
-    partitioned_layers,
-)
+from hf_ats.partition import PartitionedRankLinear, partitioned_layers
 from tests.support.models import (
     partitioned,
 )
 
 
-def test_merging_the_adapter_gives_the_full_export(tmp_path):
-    model = partitioned("t5", "rank ladder")
+@pytest.mark.parametrize("partition", ["rank ladder", "composition"])
+def test_merging_the_adapter_gives_the_full_export(partition, tmp_path):
+    model = partitioned("t5", partition)
     export_full(model, tmp_path / "full")
     export_adapter(model, tmp_path / "adapter")
     full = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "full")
@@ -31,7 +31,8 @@ def test_merging_the_adapter_gives_the_full_export(tmp_path):
     for name, tensor in full.state_dict().items():
         torch.testing.assert_close(merged.state_dict()[name], tensor)
     moved = {name for name in untouched if not torch.equal(untouched[name], merged.state_dict()[name])}
-    assert moved == {f"{name}.weight" for name in partitioned_layers(model)}
+    layers = partitioned_layers(model)
+    assert moved == {f"{name}.weight" for name in layers if isinstance(layers[name], PartitionedRankLinear)}
 
 
 def test_exporting_an_adapter_warns_of_nothing(tmp_path, recwarn):

@@ -64,7 +64,6 @@ def tables(model) -> list[tuple[str, torch.Tensor]]:
         ("width ladder", torch.float32),
         ("width", torch.bfloat16),
         ("feed-forward width", torch.float32),
-        ("depth", torch.bfloat16),
         ("composition", torch.float32),
     ],
 )

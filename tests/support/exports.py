@@ -24,7 +24,6 @@ PARTITIONED_EXPORTS = [("rank ladder", export) for export in EXPORTS] + [
     ("feed-forward width", "core"),
     ("composition", "level1"),
     ("composition", "core-dense"),
-    ("composition", "adapter"),
 ]
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
