@@ -92,8 +92,10 @@ WIDTHS = PartitionConfig(method="width", ratios=[0.25, 0.5])
 
 
 @pytest.mark.law(number=5)
-@pytest.mark.parametrize("partition", ["width", "composition"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "partition"),
+    [*((family, "width") for family in FAMILIES), ("bart", "composition"), ("t5", "composition")],
+)
 def test_narrower_layers_and_fewer_of_them_count_what_runs(family, partition):
     config = WIDTHS if partition == "width" else partition_of(family, partition)
     model = partition_(eager_model(family), config)
