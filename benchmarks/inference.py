@@ -18,9 +18,9 @@ drifts on the machine hits all of them alike; quote the ratios. The networks:
                  with a smaller ffn_dim
     core-dense   of a core by rank: with V U multiplied out, the stock class
 
-and, with --runtimes, full and core-dense in CTranslate2 (float32 and int8), full and core in ONNX Runtime
-(pip install ".[deploy]"); a core of the stock class goes through CTranslate2 as it is. Then use --threads 1: the
-threads of ONNX Runtime go on spinning after each call, and slow down what is timed next.
+and, with --runtimes, full and core-dense in CTranslate2, full and core in ONNX Runtime, behind generate of
+transformers, all in float32 and in int8 (pip install ".[deploy]"); a core of the stock class goes through CTranslate2
+as it is.
 
 Before anything is timed, all decode in float32: full must give what stock gives and core what the partitioned model
 gives at its core level, token for token; core-dense and the runtimes what the same network gives in transformers, for
@@ -44,11 +44,14 @@ from transformers.utils.logging import disable_progress_bar
 from hf_ats.checkpoint import load_network, weights_size
 from hf_ats.data import default_corpus, read_lines
 from hf_ats.deployment import (
+    ENCODER,
+    MERGED,
     RUNTIMES,
     CTranslate2Network,
     OnnxNetwork,
     convert_to_ctranslate2,
     export_onnx,
+    graph_file,
     require_runtime,
 )
 from hf_ats.evaluation import ratio, score_translations, spread, time_in_turns
@@ -74,7 +77,7 @@ from .record import build_record
 # core by rank the one multiplied out, of a core of fewer feed-forward neurons the core itself.
 _DEPLOYED = {
     "ctranslate2": ("CTranslate2", (FULL, CORE, DENSE), ("float32", "int8")),
-    "onnxruntime": ("ONNX Runtime", (FULL, CORE), ("float32",)),
+    "onnxruntime": ("ONNX Runtime", (FULL, CORE), ("float32", "int8")),
 }
 # Sentences whose whole translations are compared.
 _COMPARED = 32
@@ -185,8 +188,8 @@ def _open(settings: InferenceBenchmark, opening: _Opening, dtype: str | None = N
         threads = torch.get_num_threads()
         return CTranslate2Network(opening.directory, opening.checkpoint, opening.arithmetic, threads)
     if opening.runtime == "onnxruntime":
-        config = AutoModelForSeq2SeqLM.from_pretrained(opening.checkpoint).config
-        return OnnxNetwork(opening.directory, config, torch.get_num_threads())
+        network = OnnxNetwork(opening.directory, opening.arithmetic, torch.get_num_threads())
+        return TransformersNetwork(network, settings.device)
     model = (MarianMTModel if _is_stock(opening.directory) else AutoModelForSeq2SeqLM).from_pretrained(
         opening.directory,
         dtype=getattr(torch, dtype or settings.dtype),
@@ -231,7 +234,7 @@ def _openings(settings: InferenceBenchmark, directories: dict[str, Path], folder
                 output.parent.mkdir(exist_ok=True)
                 convert_to_ctranslate2(directories[network], output, arithmetic)
             else:
-                export_onnx(directories[network], output)
+                export_onnx(directories[network], output, arithmetic)
             openings[f"{network}, {title} {arithmetic}"] = _Opening(runtime, output, directories[network], arithmetic)
     return openings
 
@@ -293,7 +296,7 @@ def _whole_translations(
     ids = torch.full((len(networks), len(sources), longest), -1)
     for network, rows in zip(networks, ids, strict=True):
         for source, row in zip(sources, rows, strict=True):
-            translation = network.translate(source, beams, longest)[:longest]
+            translation = network.translate([source], beams, longest)[0][:longest]
             row[: len(translation)] = torch.tensor(translation)
     return list(ids)
 
@@ -379,7 +382,8 @@ def _where(batch: int, beams: int) -> str:
 
 def _size(opening: _Opening) -> int:
     if opening.runtime == "onnxruntime":
-        return sum(file.stat().st_size for file in opening.directory.glob("*.onnx"))
+        graphs = (graph_file(opening.directory, graph, opening.arithmetic) for graph in (ENCODER, MERGED))
+        return sum(graph.stat().st_size for graph in graphs)
     return weights_size(opening.directory)
 
 

@@ -129,19 +129,21 @@ class TransformersNetwork:
             max_length=total,
         )[:, 1:].cpu()
 
-    def translate(self, source: list[int], num_beams: int, longest: int) -> list[int]:
-        """Return the ids of the best hypothesis for one source, which ends by itself: without start, end and padding.
+    def translate(self, sources: list[list[int]], num_beams: int, longest: int) -> list[list[int]]:
+        """Return the ids of the best hypothesis for each source, which ends by itself; no start, end or padding.
 
         A search with beams ends with as many finished hypotheses, as CTranslate2's does.
         """
-        input_ids = torch.tensor([source], device=self.model.device)
-        generated = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            num_beams=num_beams,
-            do_sample=False,
-            max_length=longest + 1,
-            **({"early_stopping": True} if num_beams > 1 else {}),
-        )[0, 1:]
-        config = self.model.config
-        return [id_ for id_ in generated.tolist() if id_ not in (config.eos_token_id, config.pad_token_id)]
+        config, found = self.model.config, []
+        for source in sources:
+            input_ids = torch.tensor([source], device=self.model.device)
+            generated = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                num_beams=num_beams,
+                do_sample=False,
+                max_length=longest + 1,
+                **({"early_stopping": True} if num_beams > 1 else {}),
+            )[0, 1:]
+            found.append([id_ for id_ in generated.tolist() if id_ not in (config.eos_token_id, config.pad_token_id)])
+        return found

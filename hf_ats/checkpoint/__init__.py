@@ -4,8 +4,15 @@ Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
 from .exports import export_adapter, export_core, export_full, export_level
-from .files import weights_size
-from .loading import load_network, load_partitioned, load_processor, load_tokenizer, stored_levels
+from .files import save_network, save_tokenizer, weights_size
+from .loading import (
+    is_partitioned_checkpoint,
+    load_network,
+    load_partitioned,
+    load_processor,
+    load_tokenizer,
+    stored_levels,
+)
 from .networks import check_core_class
 from .registration import register
 from .report import REPORT_NAME, ExportReport
@@ -20,11 +27,14 @@ __all__ = [
     "export_core",
     "export_full",
     "export_level",
+    "is_partitioned_checkpoint",
     "load_network",
     "load_partitioned",
     "load_processor",
     "load_tokenizer",
     "register",
+    "save_network",
+    "save_tokenizer",
     "stored_levels",
     "weights_size",
 ]

@@ -170,6 +170,11 @@ def load_network(model: str | os.PathLike, level: int | str | None = None, **kwa
             f"{model} is not the directory of a model: it has no {CONFIG_NAME}. Give an export, such as core/ or "
             "full/ of a run, a checkpoint-N, or another model."
         )
+    if report is not None and report.runtime is not None:
+        raise ValueError(
+            f"{model} is an export for {report.runtime['version']}, without weights of PyTorch; load it there, as its "
+            "README.md says, or give the export that it was made of."
+        )
     if report is None or report.kind != "adapter":
         with _damage_told(model):
             network, info = AutoModelForSeq2SeqLM.from_pretrained(model, output_loading_info=True, **kwargs)

@@ -32,6 +32,8 @@ class ExportReport:
             from disk and the partitioned model at that level.
         partition: what `to_dict` of the partition gives; None for a model that was never partitioned.
         files: the SHA-256 of every file but `export.json`, by its path relative to the directory.
+        runtime: of an export in the format of a runtime beside PyTorch, which one, and how it translates there
+            (`hf_ats.deployment.deploy`); then `size_bytes` is that of what the runtime loads. None for PyTorch.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class ExportReport:
     parity: float
     partition: dict | None
     files: dict[str, str]
+    runtime: dict | None = None
 
     @property
     def weights_sha256(self) -> dict[str, str]:
@@ -61,6 +64,7 @@ class ExportReport:
             fields = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}); {_AGAIN}.") from None
+        runtime = fields.pop("runtime", None) if isinstance(fields, dict) else None
         if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
             odd = fields.keys() ^ _FIELDS.keys() if isinstance(fields, dict) else [type(fields).__name__]
             raise ValueError(f"{path} is not what this version of hf_ats writes ({', '.join(sorted(odd))}); {_AGAIN}.")
@@ -71,15 +75,17 @@ class ExportReport:
             inside(directory, name, links=True)  # of links the Hub's cache is made
             if not isinstance(sha256, str) or any(part.startswith(".") for part in Path(name).parts):
                 raise ValueError(f"{path} has files[{name!r}]={sha256!r}, which no export writes; {_AGAIN}.")
-        if not is_sealed(fields):
+        if not is_sealed(fields if runtime is None else {**fields, "runtime": runtime}):
             raise ValueError(f"{path} has been altered since the export; {_AGAIN}.")
         del fields["sha256"]
-        return cls(path=Path(directory), **fields)
+        return cls(path=Path(directory), **fields, runtime=runtime)
 
     def write(self, directory: str | os.PathLike) -> None:
         """Write it beside the files of the export, as the last of them."""
         fields = dataclasses.asdict(self)
         del fields["path"]  # exports are moved and published
+        if self.runtime is None:
+            del fields["runtime"]
         Path(directory, REPORT_NAME).write_text(json.dumps(sealed(fields), indent=2) + "\n", encoding="utf-8")
 
     def facts(self) -> dict:

@@ -1,25 +1,30 @@
 """What belongs here helps to deploy a run: which of its networks to take, and the runtimes that it can run in."""
 
 from .choose import Level, choose_level, copy_export, exported_levels, measure_latency, parse_limit, render_levels
-from .runtimes import (
-    RUNTIMES,
-    CTranslate2Network,
-    OnnxNetwork,
-    convert_to_ctranslate2,
-    export_onnx,
-    require_runtime,
-)
+from .formats import deploy
+from .onnx_graphs import ENCODER, MERGED, graph_file
+from .onnx_network import OnnxNetwork
+from .runtimes import FORMATS, QUANTIZATIONS, RUNTIMES, require_runtime
+from .to_ctranslate2 import CTranslate2Network, check_format, convert_to_ctranslate2
+from .to_onnx import export_onnx
 
 __all__ = [
+    "ENCODER",
+    "FORMATS",
+    "MERGED",
+    "QUANTIZATIONS",
     "RUNTIMES",
     "CTranslate2Network",
     "Level",
     "OnnxNetwork",
+    "check_format",
     "choose_level",
     "convert_to_ctranslate2",
     "copy_export",
+    "deploy",
     "export_onnx",
     "exported_levels",
+    "graph_file",
     "measure_latency",
     "parse_limit",
     "render_levels",

@@ -88,7 +88,7 @@ def exported_levels(run: str | os.PathLike) -> Iterator[list[Level]]:
     with tempfile.TemporaryDirectory() as folder:
         # A dense core or an adapter is another form of a level.
         reports = [ExportReport.read(path.parent) for path in sorted(run.glob("*/export.json"))]
-        reports = [report for report in reports if report.kind in ("core", "full")]
+        reports = [report for report in reports if report.kind in ("core", "full") and report.runtime is None]
         if not reports and (run / "config.json").exists() and len(names := stored_levels(run)) > 1:
             model = load_network(run)
             processor = load_processor(run, model)

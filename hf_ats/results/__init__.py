@@ -2,6 +2,7 @@
 
 from .cards import render_card
 from .comparison import render_comparison, training_arguments, update_marked_block
+from .deployed import deployed_note, name_of_network, render_deployed, render_deployed_card
 from .facts import check_facts, hub_languages, with_facts
 from .page import report_page, write_report_page
 from .plots import plot_training
@@ -27,11 +28,13 @@ __all__ = [
     "build_results",
     "check_facts",
     "core_sizes",
+    "deployed_note",
     "fingerprint",
     "hub_languages",
     "installed_versions",
     "json_text",
     "mean_and_deviation",
+    "name_of_network",
     "number",
     "plot_training",
     "portable_results",
@@ -39,6 +42,8 @@ __all__ = [
     "read_results",
     "render_card",
     "render_comparison",
+    "render_deployed",
+    "render_deployed_card",
     "render_table",
     "report_page",
     "sample_translations",

@@ -46,7 +46,7 @@ def render_card(results: dict, level: str, repositories: dict[str, str]) -> str:
     ```
     """
     results = results | {"card": _facts(results, level)}
-    template = _templates().get_template("full.md" if level == "full" else "core.md")
+    template = templates().get_template("full.md" if level == "full" else "core.md")
     try:
         text = template.render(**_context(results, level, repositories))
     except (jinja2.UndefinedError, KeyError, TypeError) as error:
@@ -83,7 +83,8 @@ def _facts(results: dict, level: str) -> dict:
 
 
 @functools.cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """Return the templates of all cards."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,  # a missing fact must not become an empty place

@@ -1,5 +1,6 @@
 """The benchmark of decoding: what it compares before it times, and the command that a user runs."""
 
+import itertools
 import json
 import pickle
 
@@ -22,6 +23,7 @@ from benchmarks.networks import (
 from benchmarks.record import read_record
 from benchmarks.report import render_record
 from hf_ats.checkpoint import export_core, export_full, load_network
+from hf_ats.deployment import ENCODER, MERGED, graph_file
 from hf_ats.partition import PartitionConfig, partition_
 from tests.benchmarks.conftest import chain_model
 from tests.support.checkpoints import trained_tokenizer
@@ -257,16 +259,17 @@ def test_runtimes_are_measured_beside_transformers(core, by_rank, by_width, smal
     """
     pytest.importorskip("ctranslate2")
 
-    def stand_in(checkpoint, output):
-        output.mkdir(parents=True)
-        load_network(checkpoint).save_pretrained(output / "model.onnx")
+    def stand_in(checkpoint, output, arithmetic):
+        for graph in (ENCODER, MERGED):
+            file = graph_file(output, graph, arithmetic)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"graph")
+        load_network(checkpoint).save_pretrained(output / "model")
 
     made = by_rank if core == DENSE else by_width
     monkeypatch.setattr(inference, "untrained_networks", lambda *_, **__: made)
     monkeypatch.setattr(inference, "export_onnx", stand_in)
-    monkeypatch.setattr(
-        inference, "OnnxNetwork", lambda path, *_: TransformersNetwork(load_network(path / "model.onnx"), "cpu")
-    )
+    monkeypatch.setattr(inference, "OnnxNetwork", lambda path, *_: load_network(path / "model"))
     settings = small(
         beams=[1, 2], runtimes=["ctranslate2", "onnxruntime"], method="rank" if core == DENSE else "width"
     )
@@ -277,8 +280,8 @@ def test_runtimes_are_measured_beside_transformers(core, by_rank, by_width, smal
         for network in (FULL, core):
             assert measured[f"{network}, CTranslate2 float32, {where}"]["equal_share"] == 1.0
             assert measured[f"{network}, CTranslate2 int8, {where}"]["bleu_against_float32"] == pytest.approx(100)
-        for network in (FULL, CORE):
-            assert measured[f"{network}, ONNX Runtime float32, {where}"]["equal_share"] == 1.0
+        for network, arithmetic in itertools.product((FULL, CORE), ("float32", "int8")):
+            assert measured[f"{network}, ONNX Runtime {arithmetic}, {where}"]["equal_share"] == 1.0
         assert f"full, CTranslate2 int8 / full latency, {where}" in ratios
         for network, runtime in (
             (core, "CTranslate2 float32"),
