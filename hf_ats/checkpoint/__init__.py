@@ -4,7 +4,7 @@ Importing it makes cores and `pipeline("translation")` known to transformers.
 """
 
 from .exports import export_adapter, export_core, export_full, export_level
-from .files import save_network, save_tokenizer, weights_size
+from .files import is_unscaled_t5, save_network, save_tokenizer, weights_size
 from .loading import (
     is_partitioned_checkpoint,
     load_network,
@@ -28,6 +28,7 @@ __all__ = [
     "export_full",
     "export_level",
     "is_partitioned_checkpoint",
+    "is_unscaled_t5",
     "load_network",
     "load_partitioned",
     "load_processor",

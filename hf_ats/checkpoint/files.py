@@ -20,7 +20,7 @@ def save_network(network: PreTrainedModel, directory: Path) -> None:
     network that does not multiply is written as version 4 had it: not tied, with an output layer of its own, which
     version 5 ties again if it is the same.
     """
-    if _VERSION < 5 or not _is_unscaled_t5(network.config):
+    if not is_unscaled_t5(network.config):
         network.save_pretrained(directory)
         return
     state = network.state_dict()
@@ -29,7 +29,10 @@ def save_network(network: PreTrainedModel, directory: Path) -> None:
     _rewrite(directory / CONFIG_NAME, lambda config: config | {"tie_word_embeddings": False})
 
 
-def _is_unscaled_t5(config) -> bool:
+def is_unscaled_t5(config) -> bool:
+    """Return whether, in version 5, nothing is multiplied though the config says that the embeddings are tied."""
+    if _VERSION < 5:
+        return False
     return isinstance(config, MT5Config) or (isinstance(config, T5Config) and not config.scale_decoder_outputs)
 
 

@@ -71,6 +71,8 @@ class ExportReport:
         for name, kind in _FIELDS.items():
             if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
                 raise ValueError(f"{path} has {name}={fields[name]!r}, which no export writes; {_AGAIN}.")
+        if not isinstance(runtime, (dict, type(None))):
+            raise ValueError(f"{path} has runtime={runtime!r}, which no export writes; {_AGAIN}.")
         for name, sha256 in fields["files"].items():
             inside(directory, name, links=True)  # of links the Hub's cache is made
             if not isinstance(sha256, str) or any(part.startswith(".") for part in Path(name).parts):

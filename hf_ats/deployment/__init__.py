@@ -1,7 +1,7 @@
 """What belongs here helps to deploy a run: which of its networks to take, and the runtimes that it can run in."""
 
 from .choose import Level, choose_level, copy_export, exported_levels, measure_latency, parse_limit, render_levels
-from .formats import deploy
+from .formats import deploy, made_up_sentences
 from .onnx_graphs import ENCODER, MERGED, graph_file
 from .onnx_network import OnnxNetwork
 from .runtimes import FORMATS, QUANTIZATIONS, RUNTIMES, require_runtime
@@ -25,6 +25,7 @@ __all__ = [
     "export_onnx",
     "exported_levels",
     "graph_file",
+    "made_up_sentences",
     "measure_latency",
     "parse_limit",
     "render_levels",

@@ -20,6 +20,7 @@ from ..checkpoint import (
     save_network,
     save_tokenizer,
 )
+from ..data import shows_nothing
 from ..evaluation import batches_by_length, encode_sentences, in_eval_mode, score_translations, spread, time_in_turns
 from ..partition import is_translation_model
 from ..remote_code import longest_input
@@ -103,7 +104,11 @@ def deploy(
             save_tokenizer(tokenizer, directory)
         given = sources is not None
         prefix = getattr(model.config, "prefix", None) or ""  # what T5 wants before every source
-        sources = [prefix + text if text.strip() else "" for text in sources] if given else _made_up(tokenizer)
+        sources = (
+            ["" if shows_nothing(text) else prefix + text for text in sources]
+            if given
+            else made_up_sentences(tokenizer)
+        )
         encoded = encode_sentences(tokenizer, sources, [model])
         if not any(encoded):
             raise ValueError(f"sources holds {len(sources)} sentences, none with text; give some, or leave them out.")
@@ -164,7 +169,11 @@ def _by_generate(network, tokenizer: PreTrainedTokenizerBase, early_stopping: bo
 
     def translate(sources, num_beams, longest):
         config = copy.deepcopy(network.generation_config)
-        config.update(num_beams=num_beams, do_sample=False, max_length=None, max_new_tokens=longest)
+        config.update(num_beams=num_beams, do_sample=False)
+        if config.max_new_tokens is None:  # whichever of the two says how long a translation may be
+            config.max_length = longest + 1
+        else:
+            config.max_new_tokens = longest
         config.early_stopping = early_stopping and num_beams > 1
         config.pad_token_id = tokenizer.pad_token_id
         rows: list[list[int]] = [[] for _ in sources]
@@ -178,16 +187,15 @@ def _by_generate(network, tokenizer: PreTrainedTokenizerBase, early_stopping: bo
 
 
 def _words(ids: list[int], tokenizer) -> list[int]:
-    end = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else len(ids)
-    return [word for word in ids[:end] if word != tokenizer.pad_token_id]
+    return ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
 
 
-def _made_up(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def made_up_sentences(tokenizer: PreTrainedTokenizerBase, number: int = _MADE_UP) -> list[str]:
     """Return sentences of 4 to 20 pieces drawn from the vocabulary, the same each time."""
     draw = random.Random(0)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     pieces = [index for index in range(len(tokenizer)) if index not in special]
-    return [tokenizer.decode(draw.choices(pieces, k=draw.randint(4, 20))) for _ in range(_MADE_UP)]
+    return [tokenizer.decode(draw.choices(pieces, k=draw.randint(4, 20))) for _ in range(number)]
 
 
 def _compare(

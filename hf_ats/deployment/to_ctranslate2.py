@@ -1,14 +1,23 @@
 """Exports in CTranslate2."""
 
+import contextlib
+import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, GenerationConfig, MarianConfig
 from transformers.utils import CONFIG_NAME
 
-from ..checkpoint import load_network, load_tokenizer
+from ..checkpoint import is_unscaled_t5, load_network, load_tokenizer
+
+_NORMS = {
+    "bart": {"normalize_before": False, "normalize_embedding": True},
+    "mbart": {"normalize_before": True, "normalize_embedding": True},
+    "pegasus": {"normalize_before": True, "normalize_embedding": False},
+}
 
 
 def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLike, quantization: str) -> None:
@@ -27,6 +36,7 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
             config; or its output would differ, since the vocabularies are separate or `<pad>` is elsewhere.
     """
     from ctranslate2.converters import TransformersConverter
+    from ctranslate2.specs.model_spec import OPTIONAL
 
     model, tokenizer = load_network(directory), load_tokenizer(directory)
     _check_type(directory, model.config)
@@ -40,13 +50,36 @@ def convert_to_ctranslate2(directory: str | os.PathLike, output: str | os.PathLi
                 f"{directory} has <pad> at {pad} of {model.config.vocab_size} with a row of norm {row.norm():.3g}; "
                 "CTranslate2 drops the last row and starts from zeros, so <pad> must be the last and its row zero."
             )
+
+    class Converter(TransformersConverter):
+        def _load(self):
+            spec = super()._load()
+            if is_unscaled_t5(model.config):  # which it takes for one that multiplies, since its embeddings are tied
+                spec.decoder.scale_outputs = OPTIONAL
+            return spec
+
     try:
-        TransformersConverter(str(directory)).convert(str(output), quantization=quantization, force=True)
+        with _in_words_of_old(directory, model.config) as folder:
+            Converter(folder).convert(str(output), quantization=quantization, force=True)
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"CTranslate2 does not convert {directory}, a {type(model).__name__} ({type(error).__name__}: {error}); "
             "take --format onnx, which takes every kind of export."
         ) from error
+
+
+@contextlib.contextmanager
+def _in_words_of_old(directory: str | os.PathLike, config) -> Iterator[str]:
+    """Yield an export whose config says where its norms are, which CTranslate2 asks and transformers 5 leaves out."""
+    fields = _NORMS.get(config.model_type, {})
+    with tempfile.TemporaryDirectory() as folder:
+        for path in Path(directory).resolve().iterdir():
+            Path(folder, path.name).symlink_to(path)
+        path = Path(folder, CONFIG_NAME)
+        given = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+        path.write_text(json.dumps(fields | given), encoding="utf-8")
+        yield folder
 
 
 def check_format(directory: str | os.PathLike, format: str) -> None:
@@ -73,8 +106,7 @@ class CTranslate2Network:
 
     Args:
         directory: what `convert_to_ctranslate2` wrote.
-        checkpoint: the export that it was made of: CTranslate2 takes and gives pieces instead of ids, and is told how
-            to decode.
+        checkpoint: the export that it was made of, which says how to decode.
         compute_type: the arithmetic, as the quantization it was converted with.
         threads: for one batch; 0 is CTranslate2's own choice.
     """
@@ -85,13 +117,14 @@ class CTranslate2Network:
         self._translator = ctranslate2.Translator(
             str(directory), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
         )
-        self._tokenizer = load_tokenizer(checkpoint)
+        # By their ids, but for <pad> of Marian, which CTranslate2 leaves out.
+        self._pieces = json.loads(Path(directory, "shared_vocabulary.json").read_text(encoding="utf-8"))
+        self._ids = {piece: index for index, piece in enumerate(self._pieces)}
         config = GenerationConfig.from_pretrained(checkpoint)
-        # That of mBART starts with the code of the target language, which its CTranslate2 counts as a given word.
-        starts = '"decoder_start_token": null' in Path(directory, "config.json").read_text(encoding="utf-8")
-        self._start = [config.decoder_start_token_id] if starts else []
-        forced = config.forced_bos_token_id
-        self._given = self._start + ([] if forced is None else [forced])
+        # Where CTranslate2 knows no first word, as of mBART, it wants to be told, and does not say it again.
+        told = json.loads(Path(directory, CONFIG_NAME).read_text(encoding="utf-8"))["decoder_start_token"] is None
+        given = [config.decoder_start_token_id] * told + [config.forced_bos_token_id]
+        self._given = [self._pieces[word] for word in given if word is not None]
         self._options = {
             "length_penalty": config.length_penalty if config.length_penalty is not None else 1.0,
             "repetition_penalty": config.repetition_penalty or 1.0,
@@ -107,10 +140,9 @@ class CTranslate2Network:
         return self._best(sources, num_beams, shortest=0, longest=longest)
 
     def _best(self, sources, num_beams: int, *, shortest: int, longest: int) -> list[list[int]]:
-        tokens = self._tokenizer.convert_ids_to_tokens
         results = self._translator.translate_batch(
-            [tokens(source) for source in sources],
-            [tokens(self._given)] * len(sources) if self._given else None,
+            [[self._pieces[word] for word in source] for source in sources],
+            [self._given] * len(sources) if self._given else None,
             beam_size=num_beams,
             min_decoding_length=shortest,
             max_decoding_length=longest,
@@ -118,5 +150,4 @@ class CTranslate2Network:
             max_batch_size=0,
             **self._options,
         )
-        ids = [self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
-        return [row[len(self._start) :] for row in ids]
+        return [[self._ids[piece] for piece in result.hypotheses[0]] for result in results]

@@ -2,13 +2,16 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..checkpoint import ExportReport
 from ..partition import sort_levels
 from ..storage import write_file
 from .curves import criteria_panels, is_shown, level_colors, training_panels
+from .deployed import deployed_header, deployed_note, deployed_rows
 from .page_curves import HEIGHT, WIDTH, lay_out
 from .page_figures import Fact, figure_rows, headline, scoring_facts
 from .page_samples import mark_sample
@@ -21,6 +24,8 @@ _MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "cross")
 
 def write_report_page(run_directory: str | os.PathLike) -> Path:
     """Write `report.html` of a run from `results.json`, and from the log in `trainer_state.json` if that is there.
+
+    Exports in the formats of runtimes that lie in the run's directory are shown as their `export.json` has it.
 
     The page needs no network, no script and no other file. The same files give the same page, byte for byte; it is
     written wholly or not at all.
@@ -59,16 +64,21 @@ def report_page(run_directory: str | os.PathLike, results: dict) -> str:
         results: those of the run, or only what other people may see of them.
     """
     directory = Path(run_directory)
-    return render_report_page(results, _read_log(directory), title=directory.resolve().name)
+    return render_report_page(
+        results, _read_log(directory), title=directory.resolve().name, deployed=_read_deployed(directory)
+    )
 
 
-def render_report_page(results: dict, log_history: list[dict], title: str) -> str:
+def render_report_page(
+    results: dict, log_history: list[dict], title: str, deployed: Sequence[ExportReport] = ()
+) -> str:
     """Render the page as text.
 
     Args:
         results: what `build_results` or `read_results` returned, of either task.
         log_history: `trainer.state.log_history`; empty for a page without curves.
         title: of the page, such as the name of the run.
+        deployed: of its exports in the formats of runtimes.
     """
     panels = [*training_panels(log_history, task_of(results)), *criteria_panels(log_history)]
     last_step = max((step for panel in panels for points in panel.series.values() for step, _ in points), default=0)
@@ -100,6 +110,9 @@ def render_report_page(results: dict, log_history: list[dict], title: str) -> st
         looks=looks,
         levels=list(results["levels"]),
         rows=figure_rows(results),
+        deployed_header=deployed_header(deployed),
+        deployed_rows=deployed_rows(deployed),
+        deployed_note=deployed_note(deployed),
         charts=[lay_out(panel, last_step) for panel in panels],
         width=WIDTH,
         height=HEIGHT,
@@ -142,6 +155,11 @@ def _read_log(directory: Path) -> list[dict]:
             "back what the trainer wrote."
         )
     return log
+
+
+def _read_deployed(directory: Path) -> list[ExportReport]:
+    reports = [ExportReport.read(path.parent) for path in sorted(directory.glob("*/export.json"))]
+    return [report for report in reports if report.runtime is not None]
 
 
 def _is_entry(entry) -> bool:
