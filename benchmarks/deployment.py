@@ -40,10 +40,13 @@ _WORDS = 6
 _NETWORKS = {"full": "rank", "core by rank": "rank", "core by width": "width"}
 
 
-def compare_families(networks: list[str], output: Path) -> None:
-    """Compare every family and write what was found so far after each."""
+def compare_families(families: list[str], networks: list[str], output: Path) -> None:
+    """Compare families, and after each add what was found to the record, in place of what it had of them."""
     record = {"sentences": _SENTENCES, "versions": installed_versions(), "compared": []}
-    for family in ALL_FAMILIES:
+    if output.exists():
+        known = read_json(output, "remove it.")["compared"]
+        record["compared"] = [one for one in known if one["family"] not in families or one["network"] not in networks]
+    for family in families:
         kind = next(kind for kind, of in KINDS.items() if of.family == family)
         for network in networks:
             with tempfile.TemporaryDirectory() as folder:
@@ -128,13 +131,14 @@ def main() -> None:
     """Compare, or render."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["families", "render"])
+    parser.add_argument("--families", nargs="+", choices=ALL_FAMILIES, default=list(ALL_FAMILIES))
     parser.add_argument("--networks", nargs="+", choices=list(_NETWORKS), default=list(_NETWORKS))
     parser.add_argument("--output", type=Path, default=RECORDS / "families.json")
     parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
     parser.add_argument("--block", choices=["figures", "families"], help="which table")
     arguments = parser.parse_args()
     if arguments.what == "families":
-        compare_families(arguments.networks, arguments.output)
+        compare_families(arguments.families, arguments.networks, arguments.output)
         return
     record = RECORDS / "families.json"
     table = render_figures() if arguments.block == "figures" else render_families(read_json(record, "measure again."))

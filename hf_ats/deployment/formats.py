@@ -1,6 +1,7 @@
 """An export in the format of a runtime, which appears once it was seen to translate as in PyTorch."""
 
 import copy
+import logging
 import os
 import random
 import tempfile
@@ -26,11 +27,14 @@ from ..partition import is_translation_model
 from ..remote_code import longest_input
 from ..results import render_deployed_card
 from ..storage import draft, sha256_of, write_file
+from .fast_tokenizer import TOKENIZER_FILE, write_fast_tokenizer
 from .onnx_graphs import ENCODER, MERGED, graph_file
 from .onnx_network import OnnxNetwork
 from .runtimes import FORMATS, QUANTIZATIONS, require_runtime, runtime_version
 from .to_ctranslate2 import CTranslate2Network, convert_to_ctranslate2
 from .to_onnx import export_onnx
+
+logger = logging.getLogger(__name__)
 
 _SEARCHES = {"greedy": 1, "beam 4": 4}
 _BATCH_SIZES = (1, 32)
@@ -113,7 +117,7 @@ def deploy(
         if not any(encoded):
             raise ValueError(f"sources holds {len(sources)} sentences, none with text; give some, or leave them out.")
         with draft(output) as drafted:
-            runtime, translate, size_bytes = _converted(directory, drafted, format, quantization, tokenizer)
+            runtime, translate, size_bytes = _converted(directory, drafted, format, quantization, tokenizer, sources)
             compared = _compare(
                 (_by_generate(model, tokenizer, early_stopping=format == "ctranslate2"), translate),
                 model,
@@ -133,12 +137,15 @@ def deploy(
                     "format": format,
                     "quantization": quantization,
                     "version": runtime,
+                    "pytorch_bytes": report.size_bytes or None,
                     "threads": torch.get_num_threads(),
                     "sentences": sum(map(bool, encoded)),
                     "made_up": not given,
                     "searches": compared,
                 },
             )
+            if format == "onnx" and not (drafted / TOKENIZER_FILE).exists():
+                logger.warning("%s has no %s, which transformers.js needs to split text.", output, TOKENIZER_FILE)
             write_file(drafted / "README.md", render_deployed_card(report))
             report = replace(report, files=sha256_of(drafted))
             report.write(drafted)
@@ -150,7 +157,9 @@ def _report_of(model: PreTrainedModel, directory) -> ExportReport:
     return ExportReport(Path(directory), "full", "full", model.num_parameters(), 0, 0.0, None, {})
 
 
-def _converted(directory, drafted: Path, format: str, quantization: str, tokenizer) -> tuple[str, Translate, int]:
+def _converted(
+    directory, drafted: Path, format: str, quantization: str, tokenizer, sources
+) -> tuple[str, Translate, int]:
     """Convert; return the runtime and its version, how it translates, and the bytes of weights that it loads."""
     threads, runtime = torch.get_num_threads(), runtime_version(FORMATS[format])
     if format == "ctranslate2":
@@ -159,6 +168,7 @@ def _converted(directory, drafted: Path, format: str, quantization: str, tokeniz
         size_bytes = (drafted / "model.bin").stat().st_size
         return runtime, CTranslate2Network(drafted, directory, quantization, threads).translate, size_bytes
     export_onnx(directory, drafted, quantization)
+    write_fast_tokenizer(tokenizer, drafted, sources)
     size_bytes = sum(graph_file(drafted, graph, quantization).stat().st_size for graph in (ENCODER, MERGED))
     network = OnnxNetwork(drafted, quantization, threads)
     return runtime, _by_generate(network, tokenizer), size_bytes

@@ -23,21 +23,22 @@ def deployed_header(reports: Sequence[ExportReport]) -> list[str]:
 
 
 def deployed_rows(reports: Sequence[ExportReport]) -> list[list[str]]:
-    """Return a row for each export, and before those of a network one of PyTorch, as it was timed beside the first."""
+    """Return a row for each export, and before those of a network and a runtime one of PyTorch beside the first."""
     searches, batches = _measured(reports)
     rows, seen = [], set()
     for report in reports:
         found = report.runtime["searches"]
         for where in ("pytorch", "runtime"):
-            if where == "pytorch" and name_of_network(report) in seen:
+            title = _TITLES[report.runtime["format"]]
+            if where == "pytorch" and (name_of_network(report), title) in seen:
                 continue
-            seen.add(name_of_network(report))
+            seen.add((name_of_network(report), title))
             ours = where == "runtime"
             field = "bleu" if ours else "bleu_pytorch"
             row = [
                 name_of_network(report),
-                f"{_TITLES[report.runtime['format']]}, {report.runtime['quantization']}" if ours else "PyTorch",
-                number(report.size_bytes if ours else None, 1e-6, 1),
+                f"{title}, {report.runtime['quantization']}" if ours else f"PyTorch, beside {title}",
+                number(report.size_bytes if ours else report.runtime.get("pytorch_bytes"), 1e-6, 1),
             ]
             row += [f"{found[search]['equal']:.1%}" if ours else "-" for search in searches]
             row += [number(found[search].get(field), 1, 2) for search in searches if _scored(reports)]

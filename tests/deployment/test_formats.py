@@ -5,10 +5,12 @@ import re
 
 import pytest
 
-from hf_ats.checkpoint import ExportReport, load_network
+from hf_ats.checkpoint import ExportReport, export_full, load_network
 from hf_ats.deployment import CTranslate2Network, deploy, exported_levels, formats
 from tests.deployment.conftest import SENTENCES
+from tests.support.models import tiny_model
 from tests.support.scripts import run_here
+from tests.support.tokenizers import KINDS, tiny_tokenizer
 
 pytest.importorskip("ctranslate2")
 
@@ -106,6 +108,17 @@ def test_what_cannot_be_done_is_refused_by_a_sentence(run, tmp_path, options, me
     with pytest.raises(ValueError, match=re.escape(message)):
         deploy(run / "full", tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart", "mt5"])
+def test_ctranslate2_is_told_what_it_would_take_for_something_else(family, tmp_path):
+    """Where BART's norms are, the first word of mBART, and that mT5 multiplies nothing, which only beams show."""
+    kind = next(kind for kind, of in KINDS.items() if of.family == family)
+    tokenizer = tiny_tokenizer(kind, tmp_path / "tokenizer")
+    export_full(tiny_model(family, vocab_size=len(tokenizer)), tmp_path / "full", tokenizer=tokenizer)
+    report = deploy(tmp_path / "full", tmp_path / "out", format="ctranslate2", rounds=0)
+    for found in report.runtime["searches"].values():
+        assert found["equal"] >= 0.9
 
 
 def test_a_directory_that_is_not_an_export_is_left_alone(run, tmp_path):

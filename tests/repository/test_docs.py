@@ -19,6 +19,7 @@ RENDERERS = (
     "python experiments/table.py",
     "python -m benchmarks.reliability.table",
     "python -m experiments.figures",
+    "python -m benchmarks.deployment render",
 )
 
 

@@ -340,7 +340,7 @@ def test_results_from_before_there_were_cards_are_told_what_to_do():
 
 def test_a_card_never_has_an_empty_place():
     with pytest.raises(jinja2.UndefinedError, match="'nothing' is undefined"):
-        cards._templates().from_string("{{ nothing }}").render()
+        cards.templates().from_string("{{ nothing }}").render()
 
 
 # ---- The examples ----

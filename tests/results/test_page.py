@@ -3,10 +3,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import stat
 
 import pytest
 
+from hf_ats.checkpoint import ExportReport
 from hf_ats.results import write_report_page
 from hf_ats.results.page import render_report_page, wrap_command
 from tests.support.pages import (
@@ -48,6 +50,34 @@ def test_the_page_is_whole_and_refers_to_nothing_outside_itself(results):
             assert name in ids
     style = page.find("style").text
     assert "url(" not in style and "@import" not in style and "http" not in style
+
+
+def test_exports_for_runtimes_are_shown_where_they_lie(results, tmp_path):
+    assert render(results).find_all("table", class_="deployed") == []
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for name in ("full-onnx-int8", "core-onnx"):
+        shutil.copytree(ROOT / "benchmarks/results/deployment" / name, tmp_path / name)
+    shutil.copytree(ROOT / "benchmarks/results/deployment" / "core-onnx", tmp_path / "other")
+    (tmp_path / "other/export.json").unlink()
+    page = parse_page(write_report_page(tmp_path).read_text(encoding="utf-8"))
+    header, *rows = page.find("table", class_="deployed").find_all("tr")
+    titles = [cell.words for cell in header.find_all("th")]
+    shown = [[cell.words for cell in [*row.find_all("th"), *row.find_all("td")]] for row in rows]
+    assert [row[:2] for row in shown] == [
+        ["core", "PyTorch, beside ONNX Runtime"],
+        ["core", "ONNX Runtime, float32"],
+        ["full", "PyTorch, beside ONNX Runtime"],
+        ["full", "ONNX Runtime, int8"],
+    ]
+    report = ExportReport.read(tmp_path / "full-onnx-int8")
+    found = report.runtime["searches"]["beam 4"]
+    last = dict(zip(titles, shown[-1], strict=True))
+    assert last["size (MB)"] == f"{report.size_bytes / 1e6:.1f}"
+    assert last["same as PyTorch, beam 4"] == f"{found['equal']:.1%}"
+    assert last["BLEU, beam 4"] == f"{found['bleu']:.2f}"
+    assert (
+        last["ms a sentence, batch 32, beam 4"] == f"{1e3 * found['seconds_per_sentence']['batch 32']['runtime']:.1f}"
+    )
 
 
 def test_the_headings_go_down_by_one(results):
