@@ -137,10 +137,13 @@ class _NextStep(nn.Module):
 
 
 def _logits(model, mask, ids, hidden, cache):
+    # Without a mask of the target, version 4 makes one that is too long while it is traced.
+    own = ids.new_ones(ids.shape[0], cache.get_seq_length() + ids.shape[1])
     return model(
         encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
         attention_mask=mask,
         decoder_input_ids=ids,
+        decoder_attention_mask=own,
         past_key_values=cache,
         use_cache=True,
     ).logits

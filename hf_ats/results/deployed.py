@@ -38,7 +38,7 @@ def deployed_rows(reports: Sequence[ExportReport]) -> list[list[str]]:
             row = [
                 name_of_network(report),
                 f"{title}, {report.runtime['quantization']}" if ours else f"PyTorch, beside {title}",
-                number(report.size_bytes if ours else report.runtime.get("pytorch_bytes"), 1e-6, 1),
+                number(report.size_bytes if ours else report.runtime["pytorch_bytes"], 1e-6, 1),
             ]
             row += [f"{found[search]['equal']:.1%}" if ours else "-" for search in searches]
             row += [number(found[search].get(field), 1, 2) for search in searches if _scored(reports)]
