@@ -77,9 +77,9 @@ def deploy(
 
     Raises:
         ValueError: there is no such format or quantization, the runtime is not installed, the export is none of a
-            translation model, or of layers that the runtime lacks; sources and references differ in number.
+            translation model, or of layers that the runtime lacks; sources and references differ in number; in float32
+            the runtime chose words that PyTorch holds for worse. Nothing is left behind.
         FileExistsError: `output` holds something else.
-        RuntimeError: in float32 the runtime chose words that PyTorch holds for worse. Nothing is left behind.
 
     Example:
 
@@ -245,7 +245,7 @@ def _compare(
         gaps = [_gap(model, tokenizer, rows[i], expected[i], translated[i], beams) for i in differing]
         if must_equal and beams == 1 and sum(gap > _TIE for gap in gaps) > 0.1 * len(rows):
             worst = differing[gaps.index(max(gaps))]
-            raise RuntimeError(
+            raise ValueError(
                 f"{what} does not translate as PyTorch does: {len(differing)} of {len(rows)} translations differ, and "
                 f"that of sentence {worst + 1} in a word that PyTorch holds for {max(gaps):.3g} nats less likely. "
                 "Nothing was written."

@@ -158,15 +158,22 @@ def _graph(module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str
     free = torch.export.Dim.DYNAMIC
     shapes = [{axis: free for axis in (0, tensor.ndim // 2) if tensor.shape[axis] > 1} for tensor in inputs.values()]
     takes_more = isinstance(module, _NextStep)  # which takes keys and values as *past
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(inputs.values()),
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_shapes=(*shapes[:2], tuple(shapes[2:])) if takes_more else tuple(shapes),
-        dynamo=True,
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=(*shapes[:2], tuple(shapes[2:])) if takes_more else tuple(shapes),
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(
+            f"PyTorch {torch.__version__} does not trace this network for ONNX ({reason}); take the versions of "
+            "constraints.txt, or --format ctranslate2."
+        ) from error
     model = program.model_proto
     del model.graph.value_info[:]
     for node in model.graph.node:  # where in the code it comes from, by the paths of this machine

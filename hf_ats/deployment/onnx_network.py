@@ -57,7 +57,13 @@ class OnnxNetwork(PreTrainedModel, GenerationMixin):
 
         def session(graph: str):
             path = graph_file(directory, graph, quantization)
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            try:
+                return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # of a class of its own for each kind
+                raise ValueError(
+                    f"ONNX Runtime does not load {path} ({type(error).__name__}: {error}). It "
+                    f"may lack an operator: {onnxruntime.__version__} is installed, run pip install -U onnxruntime; or a file is damaged."
+                ) from error
 
         self.encoder = _Encoder(session(ENCODER))
         self._merged = merged

@@ -1,6 +1,7 @@
 """A core as ONNX graphs: their layout, and that they translate as PyTorch does; needs `pip install ".[deploy]"`."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -113,6 +114,26 @@ def test_what_one_file_cannot_hold_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"parameters, and a file of ONNX holds at most 250 .* --format ctranslate2"):
         onnx_graphs.write_graphs(tiny_model("t5"), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_load_or_trace_is_said_in_a_sentence(core, tmp_path, monkeypatch):
+    shutil.copytree(core[0] / "float32", tmp_path / "cut")
+    graph_file(tmp_path / "cut", "encoder_model", "float32").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match=r"ONNX Runtime does not load .*encoder_model.onnx .* -U onnxruntime"):
+        OnnxNetwork(tmp_path / "cut")
+    monkeypatch.setattr(
+        onnx_graphs._Encoder, "forward", lambda self, input_ids, attention_mask: untraceable(input_ids)
+    )
+    with pytest.raises(ValueError, match=r"PyTorch .* does not trace this network for ONNX .* --format ctranslate2"):
+        onnx_graphs._graph(
+            onnx_graphs._Encoder(tiny_model("marian")),
+            {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3, dtype=torch.long)},
+            ["last_hidden_state"],
+        )
+
+
+def untraceable(ids):
+    return ids * (1.0 if ids.sum() > 3 else 2.0)
 
 
 @pytest.mark.slow
