@@ -7,12 +7,11 @@ r"""Show that exports translate in runtimes for deployment as in PyTorch, and wh
 learns for a moment to say made-up sentences backwards, and its cores; exports all of them to ONNX, and those of stock
 classes to CTranslate2, in float32; and compares the translations of 200 made-up sentences.
 
-`render` renders a table. Of trained networks it is made from what hf-ats export wrote: the `export.json` of each, in a
-folder of its name below benchmarks/results/deployment.
+`render` renders the table that --block names, figures or families. Of trained networks it is made from what hf-ats
+export wrote: the `export.json` of each, in a folder of its name below benchmarks/results/deployment.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
@@ -28,9 +27,9 @@ from hf_ats.results import (
     installed_versions,
     read_json,
     render_deployed,
-    update_marked_block,
     write_json,
 )
+from hf_ats.scripts.compare_runs import add_update_flags, print_or_update
 from tests.support.models import ALL_FAMILIES, partition_of, tiny_model
 from tests.support.tokenizers import KINDS, tiny_tokenizer
 
@@ -134,19 +133,14 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=ALL_FAMILIES, default=list(ALL_FAMILIES))
     parser.add_argument("--networks", nargs="+", choices=list(_NETWORKS), default=list(_NETWORKS))
     parser.add_argument("--output", type=Path, default=RECORDS / "families.json")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="replace the marked block of this file")
-    parser.add_argument("--block", choices=["figures", "families"], help="which table")
+    add_update_flags(parser)
     arguments = parser.parse_args()
     if arguments.what == "families":
         compare_families(arguments.families, arguments.networks, arguments.output)
         return
     record = RECORDS / "families.json"
     table = render_figures() if arguments.block == "figures" else render_families(read_json(record, "measure again."))
-    if arguments.update is None:
-        print(table)
-    else:
-        changed = update_marked_block(arguments.update, table, arguments.block)
-        print(f"{arguments.update} is {'updated' if changed else 'up to date'}", file=sys.stderr)
+    print_or_update(table, arguments)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class OnnxNetwork(PreTrainedModel, GenerationMixin):
                 return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # of a class of its own for each kind
                 raise ValueError(
-                    f"ONNX Runtime does not load {path} ({type(error).__name__}: {error}). It "
-                    f"may lack an operator: {onnxruntime.__version__} is installed, run pip install -U onnxruntime; or a file is damaged."
+                    f"ONNX Runtime does not load {path} ({type(error).__name__}: {error}). If it lacks an "
+                    f"operator, run pip install -U onnxruntime (this is {onnxruntime.__version__}); or it is damaged."
                 ) from error
 
         self.encoder = _Encoder(session(ENCODER))
