@@ -96,8 +96,8 @@ def _check_type(directory: str | os.PathLike, config) -> None:
     if type(config).__module__.partition(".")[0] != "transformers":
         raise ValueError(
             f"{Path(directory).name} is of type {config.model_type!r}, which CTranslate2 does not read; give the full "
-            "network, a core multiplied out (--kinds core-dense, export_core(..., dense=True)), or a core by width of "
-            "only its feed-forward layers; or take --format onnx, which knows every kind."
+            "network, a core multiplied out (--kinds core-dense, export_core(..., dense=True)), one of fewer layers "
+            "or narrower only in feed-forward layers; or take --format onnx, which knows every kind."
         )
 
 

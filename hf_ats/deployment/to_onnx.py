@@ -39,8 +39,8 @@ def _stock_config(model: PreTrainedModel) -> dict:
     config = json.loads(model.config.to_json_string(use_diff=True))
     if not config["model_type"].startswith("ats_"):
         return config
-    ours = ("ats_ranks", "ats_widths", "ats_heads", "auto_map", "custom_pipelines")
-    return {name: value for name, value in config.items() if name not in ours} | {
+    ours = ("ats_", "auto_map", "custom_pipelines")
+    return {name: value for name, value in config.items() if not name.startswith(ours)} | {
         "model_type": config["model_type"].removeprefix("ats_"),
         "architectures": [type(model).__mro__[2].__name__],  # behind the core class and what cores have in common
     }
