@@ -327,7 +327,7 @@ def test_a_run_by_width_of_queries_and_keys_is_measured(tmp_path, small):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(method="depth"), "method='depth' is not known"),
+        (dict(method="breadth"), "method='breadth' is not known"),
         (dict(runtimes=["tensorrt"]), "'tensorrt' is not known"),
     ],
 )

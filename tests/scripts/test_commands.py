@@ -10,6 +10,7 @@ import pytest
 from transformers import MarianMTModel
 
 import hf_ats
+from tests.support.models import tiny_model
 from tests.support.scripts import SCRIPTS, run_here
 
 REPOSITORY = SCRIPTS.parent
@@ -70,8 +71,9 @@ def test_the_python_of_the_documentation_runs(trained, adapted, tmp_path, monkey
         "YOU/iwslt14-de-en-": "runs/demo/",
         "path/or/id/of/adapter": str(adapted[0] / "adapter"),
     }
+    base = MarianMTModel.from_pretrained(adapted[0] / "base")
     for page, block in blocks:
         for theirs, ours in here.items():
             block = block.replace(theirs, ours)
-        exec(compile(block, page, "exec"), {"base": MarianMTModel.from_pretrained(adapted[0] / "base")})
+        exec(compile(block, page, "exec"), {"base": base, "model": tiny_model("marian")})
     assert {path.name for path in Path("runs/mine").iterdir()} >= {"core", "full", "half"}

@@ -22,6 +22,14 @@ from tests.support.versions import needs_5
 SAVING = dict(save_strategy="steps", save_steps=2, max_steps=5)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell has what it starts in the background ignore SIGINT, which Python then leaves so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def begin(directory, *, partition="rank", **fields) -> ATSSeq2SeqTrainer:
     model = partitioned(partition=partition, dropout=0.1)
     return make_trainer(model, directory, trainer_class=ATSSeq2SeqTrainer, **(SAVING | fields))
