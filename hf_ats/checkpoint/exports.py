@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from ..partition import (
     PartitionedLayer,
     PartitionedRankLinear,
-    count_parameters,
+    count_exported_parameters,
     find_partition,
     level_names,
     num_levels,
@@ -139,7 +139,8 @@ def export_adapter(
     """Write the split as a PEFT LoRA adapter over the base `W`, so that merging it gives the full network.
 
     `directory` gets the adapter, with `lora_A = U` and `lora_B = V` of the largest core and scaling 1, and
-    `directory/base` a stock checkpoint with `W` in the partitioned layers. The base alone is neither network.
+    `directory/base` a stock checkpoint with `W` in the partitioned layers. The base alone is neither network. PEFT
+    cannot merge a sum that lookups and projection share, so the vocabulary tables of the base are the full network's.
 
     Args:
         model: as for `export_full`.
@@ -212,10 +213,14 @@ def export_adapter(
         directory,
         kind="adapter",
         level=full,
-        parameters=count_parameters(model, "full"),
+        parameters=count_exported_parameters(model, "full") + sum(map(_size_of_factors, layers.values())),
         save=save,
         load=load,
     )
+
+
+def _size_of_factors(layer: PartitionedRankLinear) -> int:
+    return sum(factor.numel() for factor in layer.factors(len(layer.ranks)))
 
 
 # The arithmetic of the reference, so that only the weights can differ.

@@ -8,14 +8,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..partition import (
+    LowRankSum,
     PartitionedLayer,
     PartitionedLinear,
     PartitionedRankLinear,
     PartitionedStack,
+    VocabularyFactors,
     exported_names,
     find_partition,
     partition_structure_,
-    partitioned_layers,
     stock_config,
     tie_as_,
 )
@@ -65,39 +66,60 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
     Raises:
         ValueError: there is no core class for this architecture.
     """
-    low_rank, narrower = _layers_of_core(model, level)
+    low_rank, tables, narrower = _layers_of_core(model, level)
     config, told = _config_of_core(model, level, narrower)
-    if told and not low_rank:
+    if told and not (low_rank or tables):
         return _assembled(model, type(model), config, level, lambda layer: layer.stock_state(level))
     core_class = _core_class(model)
     config.__class__ = core_class.config_class
     if low_rank:
         config.ats_ranks = {name: layer.ranks[level] for name, layer in low_rank.items()}
+    if tables:
+        config.ats_tables = {
+            name: {"rank": table.ranks[level], "modules": [*_readers(model, table)]} for name, table in tables.items()
+        }
     if not told:
         config.ats_widths = {name: list(reversed(layer.at(level)[0].shape)) for name, layer in narrower.items()}
         config.ats_heads = {name: layer.groups for name, layer in narrower.items() if layer.filled}
 
     def state(layer: PartitionedLayer) -> Tensors:
-        if not isinstance(layer, PartitionedRankLinear):
-            return layer.stock_state(level)
-        U, V = layer.factors(level)
-        return {"U.weight": U, "V.weight": V} | ({} if layer.bias is None else {"V.bias": layer.bias})
+        if isinstance(layer, PartitionedRankLinear):
+            U, V = layer.factors(level)
+            return {"U.weight": U, "V.weight": V} | ({} if layer.bias is None else {"V.bias": layer.bias})
+        if isinstance(layer, VocabularyFactors):
+            return {"weight": torch.cat(list(layer.U)[: level + 1])}
+        if isinstance(layer, LowRankSum):  # a reader of a table
+            return layer.stock_state(level) | {"weight": layer.factors(level)[1]}
+        return layer.stock_state(level)
 
     return _assembled(model, core_class, config, level, state)
 
 
 def _layers_of_core(model: PreTrainedModel, level: int) -> tuple[dict[str, PartitionedLayer], ...]:
-    """Return the low-rank layers of a core and its narrower ones, by their names in the core."""
+    """Return the low-rank layers of a core, the factors of its tables, and narrower layers, by their names in it."""
     exported = exported_names(model, level)
     named = {exported(name): layer for name, layer in _own_layers(model).items()}
     named.pop(None, None)
     low_rank = {name: layer for name, layer in named.items() if isinstance(layer, PartitionedRankLinear)}
-    return low_rank, {name: layer for name, layer in named.items() if name not in low_rank}
+    tables = {name: layer for name, layer in named.items() if isinstance(layer, VocabularyFactors)}
+    others = {name: layer for name, layer in named.items() if not isinstance(layer, LowRankSum | VocabularyFactors)}
+    return low_rank, tables, others
 
 
 def _own_layers(model: PreTrainedModel) -> dict[str, PartitionedLayer]:
-    """Return the partitioned layers that hold tensors of their own, which lists of layers do not."""
-    return {name: one for name, one in partitioned_layers(model).items() if not isinstance(one, PartitionedStack)}
+    """Return the partitioned layers that hold tensors of their own, which lists of layers do not, by all their names.
+
+    In transformers 4 a vocabulary table of T5 is one module of three names.
+    """
+    named = model.named_modules(remove_duplicate=False)
+    return {
+        name: one for name, one in named if isinstance(one, PartitionedLayer) and not isinstance(one, PartitionedStack)
+    }
+
+
+def _readers(model: PreTrainedModel, table: VocabularyFactors) -> list[str]:
+    """Return the names of the modules that read a table."""
+    return [name for name, one in _own_layers(model).items() if getattr(one, "table", None) is table]
 
 
 def _config_of_core(model: PreTrainedModel, level: int, narrower: dict[str, PartitionedLayer]):
@@ -113,8 +135,8 @@ def check_core_class(model: PreTrainedModel) -> None:
     Raises:
         ValueError: it has none.
     """
-    low_rank, narrower = _layers_of_core(model, 0)
-    if low_rank or not _config_of_core(model, 0, narrower)[1]:
+    low_rank, tables, narrower = _layers_of_core(model, 0)
+    if low_rank or tables or not _config_of_core(model, 0, narrower)[1]:
         _core_class(model)
 
 
@@ -138,7 +160,7 @@ def _core_class(model: PreTrainedModel) -> type:
 @torch.no_grad()
 def _filled_up(layer: PartitionedLayer, level: int) -> Tensors:
     """Return the tensors of a plain layer of full size that computes what `layer` does at `level`."""
-    if isinstance(layer, PartitionedRankLinear):
+    if isinstance(layer, LowRankSum | VocabularyFactors):
         return layer.stock_state(level)
     groups = layer.groups if isinstance(layer, PartitionedLinear) else 1
     state = {name: torch.zeros_like(tensor) for name, tensor in layer.stock_state(layer.num_levels - 1).items()}

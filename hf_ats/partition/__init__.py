@@ -1,7 +1,7 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .config import ADAPTER, INITS, ROLES, Composition, PartitionConfig
+from .config import ADAPTER, EMBEDDINGS, INITS, ROLES, Composition, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .depth import PartitionedStack, exported_names, partitioned_stacks
 from .flops import FlopsLedger, blank_sentences, flops_per_token
@@ -26,26 +26,32 @@ from .levels import (
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
 from .presets import PRESETS, find_by_model_type, is_translation_model
-from .rank import PartitionedRankLinear
+from .rank import LowRankSum, PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
+from .vocabulary import PartitionedEmbedding, PartitionedProjection, VocabularyFactors
 from .width import PartitionedLinear
 
 __all__ = [
     "ADAPTER",
+    "EMBEDDINGS",
     "INITS",
     "PRESETS",
     "ROLES",
     "Composition",
     "FlopsLedger",
+    "LowRankSum",
     "PartitionConfig",
     "PartitionedBatchNorm2d",
     "PartitionedConv2d",
+    "PartitionedEmbedding",
     "PartitionedLayer",
     "PartitionedLinear",
+    "PartitionedProjection",
     "PartitionedRankLinear",
     "PartitionedStack",
     "SummedNetworks",
     "SummedOutput",
+    "VocabularyFactors",
     "at_level",
     "blank_sentences",
     "count_exported_parameters",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 INITS = {"rank": ("svd", "random"), "width": ("first", "importance"), "depth": ()}
@@ -10,6 +10,9 @@ INITS = {"rank": ("svd", "random"), "width": ("first", "importance"), "depth": (
 
 ADAPTER = "adapter"
 """The start of cores that `partition_from_adapter_` took over from a LoRA adapter."""
+
+EMBEDDINGS = "embeddings"
+"""The target module that means a model's vocabulary tables, whatever its embeddings and output head are called."""
 
 ROLES = ("out", "in", "both", "heads", "filled_heads", "norm")
 """What is narrower in a layer of the core: its outputs, its inputs, both, the outputs of each attention head (filled
@@ -35,7 +38,9 @@ class PartitionConfig:
             regular expression that matches the whole dotted name. `None` takes the preset of the architecture; for
             Marian these are the paper's layers, `q_proj`, `k_proj`, `fc1` and `fc2`. By width, `["fc1", "fc2"]` gives
             a core of the stock architecture; and for architectures without a preset a dictionary says what is
-            narrower in each layer: `{"up": "out", "down": "in"}`, with the roles of `ROLES`.
+            narrower in each layer: `{"up": "out", "down": "in"}`, with the roles of `ROLES`. By rank, `"embeddings"`
+            in a list means the vocabulary tables: lookups and the projection to the vocabulary, which go on sharing a
+            table that they share.
         exclude_modules (`list[str]` or `str`, *optional*): modules to leave unpartitioned although `target_modules`
             names them, by the same rules.
         init (`str`, *optional*): start of the cores. By rank, `"svd"` (the default): `V U` is the best approximation
@@ -54,6 +59,7 @@ class PartitionConfig:
             `None` keeps all.
         encoder_layers (`list[int]` or `list[list[int]]`, *optional*): the same of the encoder; with both, one entry of
             each for every core. The first layer of T5, whose position bias all others read, cannot be left out.
+        tables (`list[list[str]]`, *optional*): written by `partition_`: the modules that share each vocabulary table.
 
     Raises:
         ValueError: an argument is out of its range; the message says what to write instead.
@@ -76,6 +82,7 @@ class PartitionConfig:
     ranks: dict[str, int] | None = None
     decoder_layers: Sequence[int | Sequence[int]] | None = None
     encoder_layers: Sequence[int | Sequence[int]] | None = None
+    tables: list[list[str]] | None = field(default=None, compare=False)
 
     def __post_init__(self):
         if self.method not in INITS:
@@ -104,6 +111,13 @@ class PartitionConfig:
         else:
             self.target_modules = self._checked_pattern("target_modules", self.target_modules)
         self.exclude_modules = self._checked_pattern("exclude_modules", self.exclude_modules)
+        targets = self.target_modules
+        if self.method != "rank" and not isinstance(targets, str) and EMBEDDINGS in (targets or ()):
+            raise ValueError(
+                f"target_modules names {EMBEDDINGS!r}, the vocabulary tables, whose cores are of low rank, and this "
+                f"is method={self.method!r}; leave it out, or give it to a second partition beside this one, "
+                f"PartitionConfig('rank', ..., target_modules=[{EMBEDDINGS!r}])."
+            )
 
     def _check_depth(self):
         if self.method != "depth":
@@ -206,12 +220,20 @@ class PartitionConfig:
     def to_dict(self) -> dict:
         """Return a JSON-ready dictionary of the fields, which are the arguments of the constructor.
 
-        Those of depth are there only by depth.
+        Those of depth are there only by depth, and `tables` only where there are some.
         """
         fields = asdict(self)
         if self.method != "depth":
             del fields["decoder_layers"], fields["encoder_layers"]
+        if self.tables is None:
+            del fields["tables"]
         return fields
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the vocabulary tables are among the target modules."""
+        named = self.target_modules if self.ranks is None else self.ranks
+        return self.method == "rank" and not isinstance(named, str) and EMBEDDINGS in (named or ())
 
     @property
     def parts(self) -> list["PartitionConfig"]:

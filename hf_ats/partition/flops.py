@@ -7,7 +7,7 @@ counted.
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .calls import Call, call_of
 from .levels import at_level, get_level, num_levels, partitioned_layers, resolve_level, unwrapped
 from .presets import is_translation_model
-from .rank import PartitionedRankLinear
+from .rank import LowRankSum
 
 
 class FlopsLedger:
@@ -222,74 +223,6 @@ class _SentenceCost:
         return [round(coefficient) for coefficient in solution.tolist()]
 
 
-@dataclass(frozen=True)
-class LowRankCall:
-    """The call of a low-rank layer at a level, and which gradients its backward pass forms.
-
-    Its cost is not a polynomial of the number of tokens: it follows `PartitionedRankLinear.merges`, the choice between
-    forming a weight once and paying for every token.
-    """
-
-    layer: PartitionedRankLinear = field(compare=False)
-    sizes: tuple  # the properties of the layer by which two calls are equal
-    level: int
-    input_needs_grad: bool
-    W_needs_grad: bool
-    U_needs_grad: bool
-    V_needs_grad: bool
-
-    @classmethod
-    def of(cls, layer: PartitionedRankLinear, x: torch.Tensor) -> "LowRankCall":
-        """Return the call that is about to happen, for `x` of shape `(..., in_features)`."""
-        shares = min(layer.level + 1, len(layer.ranks))
-        return cls(
-            layer,
-            (layer.in_features, layer.out_features, layer.ranks),
-            layer.level,
-            x.requires_grad,
-            layer.level == len(layer.ranks) and layer.weight.requires_grad,
-            any(share.requires_grad for share in list(layer.U)[:shares]),
-            any(share.requires_grad for share in list(layer.V)[:shares]),
-        )
-
-    @property
-    def _is_full(self) -> bool:
-        return self.level == len(self.layer.ranks)
-
-    @property
-    def _rank(self) -> int:
-        return self.layer.ranks[min(self.level, len(self.layer.ranks) - 1)]
-
-    def forward(self, tokens: int) -> int:
-        """Count the operations of the layer's forward pass over `tokens` tokens."""
-        layer = self.layer
-        dense = 2 * tokens * layer.in_features * layer.out_features
-        if layer.merges(tokens, self.level):
-            return dense + 2 * self._rank * layer.in_features * layer.out_features
-        return 2 * tokens * self._rank * (layer.in_features + layer.out_features) + self._is_full * dense
-
-    def backward(self, tokens: int) -> int:
-        """Count the operations of the layer's backward pass."""
-        layer = self.layer
-        dense = 2 * tokens * layer.in_features * layer.out_features
-        factors_need_grad = self.U_needs_grad + self.V_needs_grad
-        if layer.merges(tokens, self.level):
-            weight_needs_grad = bool(factors_need_grad) or self.W_needs_grad
-            form = 2 * self._rank * layer.in_features * layer.out_features
-            return dense * (self.input_needs_grad + weight_needs_grad) + form * factors_need_grad
-        hidden_needs_grad = self.input_needs_grad or self.U_needs_grad
-        total = 2 * tokens * self._rank * layer.in_features * (self.input_needs_grad + self.U_needs_grad)
-        total += 2 * tokens * self._rank * layer.out_features * (hidden_needs_grad + self.V_needs_grad)
-        return total + self._is_full * dense * (self.input_needs_grad + self.W_needs_grad)
-
-    def exported_forward(self, tokens: int) -> int:
-        """Count the operations of the forward pass of the layer in an export of the level."""
-        layer = self.layer
-        if self._is_full:
-            return 2 * tokens * layer.in_features * layer.out_features
-        return 2 * tokens * self._rank * (layer.in_features + layer.out_features)
-
-
 @dataclass
 class Pass:
     """What one forward pass runs, and what its backward pass will run.
@@ -302,27 +235,27 @@ class Pass:
 
     forward: int = 0
     backward: int = 0
-    calls: Counter[tuple[LowRankCall, int]] = field(default_factory=Counter)
+    calls: Counter[tuple[Call, int]] = field(default_factory=Counter)
 
     def times(self, batch: int) -> "Pass":
         """Return the pass over `batch` times as many rows."""
         calls = Counter({(call, batch * tokens): count for (call, tokens), count in self.calls.items()})
         return Pass(batch * self.forward, batch * self.backward, calls)
 
-    def _of_calls(self, flops: Callable[[LowRankCall, int], int]) -> int:
-        return sum(count * flops(call, tokens) for (call, tokens), count in self.calls.items())
+    def _of_calls(self, flops: str) -> int:
+        return sum(count * getattr(call, flops)(tokens) for (call, tokens), count in self.calls.items())
 
     def forward_flops(self) -> int:
         """Count the operations of the whole forward pass."""
-        return self.forward + self._of_calls(LowRankCall.forward)
+        return self.forward + self._of_calls("forward")
 
     def training_flops(self) -> int:
         """Count the operations of both passes."""
-        return self.forward_flops() + self.backward + self._of_calls(LowRankCall.backward)
+        return self.forward_flops() + self.backward + self._of_calls("backward")
 
     def exported_flops(self) -> int:
         """Count those of the forward pass of the exported network."""
-        return self.forward + self._of_calls(LowRankCall.exported_forward)
+        return self.forward + self._of_calls("exported_forward")
 
 
 class _Recorder(TorchFunctionMode):
@@ -340,10 +273,9 @@ class _Recorder(TorchFunctionMode):
         self.found = Pass()
         self._inside_layer = False
 
-    def enter_layer(self, layer: PartitionedRankLinear, args: tuple) -> None:
+    def enter_layer(self, layer: LowRankSum, args: tuple) -> None:
         """Count the call, as a hook before a low-rank layer's forward."""
-        (x,) = args
-        self.found.calls[LowRankCall.of(layer, x), math.prod(x.shape[:-1])] += 1
+        self.found.calls[call_of(layer, *args)] += 1
         self._inside_layer = True
 
     def leave_layer(self, *_) -> None:
@@ -391,7 +323,7 @@ def record(model: nn.Module, inputs: dict) -> Pass:
     recorder = _Recorder()
     hooks = []
     for layer in partitioned_layers(model).values():
-        if isinstance(layer, PartitionedRankLinear):
+        if isinstance(layer, LowRankSum):
             hooks.append(layer.register_forward_pre_hook(recorder.enter_layer))
             hooks.append(layer.register_forward_hook(recorder.leave_layer, always_call=True))
     device = next(model.parameters()).device

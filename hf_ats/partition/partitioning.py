@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from ..remote_code import allow_narrow_keys_, check_attention, refuse_nan
-from .config import ADAPTER, Composition, PartitionConfig, partition_from_dict
+from .config import ADAPTER, EMBEDDINGS, Composition, PartitionConfig, partition_from_dict
 from .depth import plan_depth
 from .layers import PartitionedLayer
 from .levels import find_partition, is_partitioned, unwrapped
 from .presets import find_targets, longest_match
 from .rank import PartitionedRankLinear
+from .vocabulary import find_tables, plan_vocabulary
 from .width_plan import plan_width
 
 _MODEL_TYPE_PREFIX = "ats_partitioned_"
@@ -89,6 +90,8 @@ def _replace_layers(
             f"this {type(model).__name__} is partitioned already, with {partition}; start from the unpartitioned "
             "model, or go on with this one."
         )
+    if fill:
+        config = _with_tables(model, config)
     makers, attentions = {}, []
     for part in config.parts:
         of_part, narrowed = _plan(model, part, factors)
@@ -123,12 +126,21 @@ def _plan(
         return plan_depth(model, config), []
     targets = find_targets(model, config)
     if config.method == "rank":
-        return _plan_rank(config, targets, factors), []
+        tables = plan_vocabulary(model, config, partial(_ranks, config))
+        return _plan_rank(config, targets, factors) | tables, []
     return plan_width(model, config, targets)
 
 
+def _with_tables(model: nn.Module, config: PartitionConfig | Composition) -> PartitionConfig | Composition:
+    """Return the partition with the modules that share each table, which a model without its weights does not show."""
+    parts = [copy.copy(part) for part in config.parts]
+    for part in parts:
+        part.tables = find_tables(model, part) if part.has_embeddings else None
+    return Composition(parts) if isinstance(config, Composition) else parts[0]
+
+
 def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear], factors: Factors | None):
-    ranks = {name: _ranks(config, name, linear) for name, linear in targets.items()}
+    ranks = {name: _ranks(config, name, linear.weight) for name, linear in targets.items()}
 
     def make(name: str, linear: nn.Linear, fill: bool) -> PartitionedRankLinear:
         if not fill:
@@ -140,20 +152,20 @@ def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear], factors: 
     return {name: partial(make, name, linear) for name, linear in targets.items()}
 
 
-def _ranks(config: PartitionConfig, name: str, linear: nn.Linear) -> tuple[int, ...]:
+def _ranks(config: PartitionConfig, name: str, weight: torch.Tensor) -> tuple[int, ...]:
+    shape, most = f"{weight.shape[0]} x {weight.shape[1]}", min(weight.shape)
     if config.ranks is not None:
-        rank, most = config.ranks[longest_match(config.ranks, name)], min(linear.weight.shape)
+        rank = config.ranks[longest_match(config.ranks, name) or EMBEDDINGS]
         if rank > most:
             raise ValueError(
-                f"ranks give {name} ({linear.out_features} x {linear.in_features}) the rank {rank}, and such a weight "
-                f"has at most {most}; write less."
+                f"ranks give {name} ({shape}) the rank {rank}, and such a weight has at most {most}; write less."
             )
         return (rank,)
-    ranks = tuple(config.width(ratio, min(linear.weight.shape)) for ratio in config.ratios)
+    ranks = tuple(config.width(ratio, most) for ratio in config.ratios)
     if len(set(ranks)) < len(ranks):
         raise ValueError(
-            f"ratios={config.ratios} give {name} ({linear.out_features} x {linear.in_features}) the ranks "
-            f"{list(ranks)}, one of them twice; write ratios further apart, or exclude the layer."
+            f"ratios={config.ratios} give {name} ({shape}) the ranks {list(ranks)}, one of them twice; write ratios "
+            "further apart, or exclude the layer."
         )
     return ranks
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from .config import PartitionConfig
+from .config import EMBEDDINGS, PartitionConfig
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def longest_match(table: Iterable[str], name: str) -> str | None:
 def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Module]:
     """Return the modules to partition, by dotted name, in the order of the model.
 
-    The output head is left out by identity, whatever its name.
+    The output head is left out by identity, whatever its name, and the vocabulary tables are planned elsewhere.
 
     Raises:
         ValueError: no preset and neither `target_modules` nor `ranks`; an entry that matches nothing; a match that has
@@ -129,6 +129,10 @@ def find_targets(model: nn.Module, config: PartitionConfig) -> dict[str, nn.Modu
                 f"{_model_type(model)!r}); presets: {', '.join(presets)}. Name the layers, such as "
                 f"target_modules={example}."
             )
+    if config.has_embeddings:
+        pattern = [suffix for suffix in pattern if suffix != EMBEDDINGS]
+        if not pattern:
+            return {}
     exclude = config.exclude_modules
     named = dict(model.named_modules())
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

@@ -69,7 +69,57 @@ def product_with_factors(
     return F.linear(F.linear(x, U), V, bias)
 
 
-class PartitionedRankLinear(PartitionedLayer):
+class LowRankSum(PartitionedLayer):
+    """A layer whose one weight is the sum `W + V U` at the full level, and `V U` at a core level.
+
+    Attributes:
+        in_features, out_features: the sizes of `W`, shape `(out_features, in_features)`.
+        ranks: the rank of each core level.
+        weight: `W`.
+        U: the shares of the input factor; share `i` has shape `(ranks[i] - ranks[i-1], in_features)`.
+        V: the shares of the output factor, share `i` of shape `(out_features, ranks[i] - ranks[i-1])`.
+    """
+
+    @property
+    def num_levels(self) -> int:
+        """The number of core levels plus one."""
+        return len(self.ranks) + 1
+
+    def factors(self, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `(U, V)` of a core level, shapes `(k, in_features)` and `(out_features, k)`.
+
+        The full level has the factors of the largest core.
+        """
+        shares = min(level, len(self.ranks) - 1) + 1
+        if shares == 1:
+            return self.U[0], self.V[0]
+        return torch.cat(list(self.U)[:shares]), torch.cat(list(self.V)[:shares], dim=1)
+
+    def merges(self, tokens: int, level: int | None = None) -> bool:
+        """Whether `tokens` input rows are cheaper through one product with a weight formed first.
+
+        The count is in multiply-adds: forming the weight costs `k in out` and, at the full level, `in out` for the
+        sum; otherwise every token pays for the products with `U` and `V`. The backward pass doubles both sides.
+        """
+        level = self.level if level is None else level
+        inputs, outputs = self.in_features, self.out_features
+        if level == len(self.ranks):
+            k = self.ranks[-1]
+            return tokens * (k * (inputs + outputs) + outputs) > (k + 1) * inputs * outputs
+        k = self.ranks[level]
+        return tokens * k * (inputs + outputs) > (k + tokens) * inputs * outputs
+
+    def merged_weight(self, level: int | None = None) -> torch.Tensor:
+        """Return the one weight of a level, `W + V U` or `V U`, shape `(out_features, in_features)`.
+
+        The sum is taken in float32 and returned in `W`'s dtype, as in `forward`.
+        """
+        level = self.level if level is None else level
+        U, V = self.factors(level)
+        return sum_of_products(V, U, self.weight if level == len(self.ranks) else None)
+
+
+class PartitionedRankLinear(LowRankSum):
     """`LFC(x) = (V U + W) x + b`, a drop-in for `nn.Linear` (Section 4.1 of the paper).
 
     At its full level it computes `(W + V U) x + b`, at a core level `V U x + b` with the shares of `U` and `V` up to
@@ -142,16 +192,7 @@ class PartitionedRankLinear(PartitionedLayer):
             init: `"svd"` or `"random"`, see `PartitionConfig`.
         """
         layer = cls.structure_of(linear, ranks)
-        with torch.no_grad():
-            weight = linear.weight.to(torch.promote_types(linear.weight.dtype, torch.float32))
-            V, U = _svd_factors(weight, ranks[-1]) if init == "svd" else _random_factors(weight, ranks[-1])
-            edges = (0, *ranks)
-            for share, (start, end) in enumerate(zip(edges, ranks, strict=False)):
-                layer.U[share].copy_(U[start:end])
-                layer.V[share].copy_(V[:, start:end])
-            # What remains is taken from the factors as they are stored, so that a narrow dtype's rounding lands in W.
-            U, V = layer.factors(len(ranks) - 1)
-            layer.weight.copy_(weight - V.to(weight.dtype) @ U.to(weight.dtype))
+        split_weight(linear.weight, layer.weight, layer.U, layer.V, init)
         if not linear.weight.requires_grad:
             for parameter in (layer.weight, *layer.U, *layer.V):
                 parameter.requires_grad_(False)
@@ -180,11 +221,6 @@ class PartitionedRankLinear(PartitionedLayer):
         """`W`, the full-rank weight that only the full level uses; shape `(out_features, in_features)`."""
         return self.residual.weight
 
-    @property
-    def num_levels(self) -> int:
-        """The number of core levels plus one."""
-        return len(self.ranks) + 1
-
     def parameters_at(self, level: int) -> list[nn.Parameter]:
         """Return the shares of `U` and `V` up to the level, the bias, and at the full level `W`."""
         shares = [share for factor in (self.U, self.V) for share in list(factor)[: level + 1]]
@@ -205,30 +241,6 @@ class PartitionedRankLinear(PartitionedLayer):
             return super().exported_size(level)
         return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
 
-    def factors(self, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `(U, V)` of a core level, shapes `(k, in_features)` and `(out_features, k)`.
-
-        The full level has the factors of the largest core.
-        """
-        shares = min(level, len(self.ranks) - 1) + 1
-        if shares == 1:
-            return self.U[0], self.V[0]
-        return torch.cat(list(self.U)[:shares]), torch.cat(list(self.V)[:shares], dim=1)
-
-    def merges(self, tokens: int, level: int | None = None) -> bool:
-        """Whether `tokens` input rows are cheaper through one product with a weight formed first.
-
-        The count is in multiply-adds: forming the weight costs `k in out` and, at the full level, `in out` for the
-        sum; otherwise every token pays for the products with `U` and `V`. The backward pass doubles both sides.
-        """
-        level = self.level if level is None else level
-        inputs, outputs = self.in_features, self.out_features
-        if level == len(self.ranks):
-            k = self.ranks[-1]
-            return tokens * (k * (inputs + outputs) + outputs) > (k + 1) * inputs * outputs
-        k = self.ranks[level]
-        return tokens * k * (inputs + outputs) > (k + tokens) * inputs * outputs
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map shape `(..., in_features)` to `(..., out_features)`, at the live level."""
         U, V = self.factors(self.level)
@@ -239,20 +251,42 @@ class PartitionedRankLinear(PartitionedLayer):
             return F.linear(x, sum_of_products(V, U), self.bias)
         return product_with_factors(x, U, V, self.bias)
 
-    def merged_weight(self, level: int | None = None) -> torch.Tensor:
-        """Return the one weight of a level, `W + V U` or `V U`, shape `(out_features, in_features)`.
-
-        The sum is taken in float32 and returned in `W`'s dtype, as in `forward`.
-        """
-        level = self.level if level is None else level
-        U, V = self.factors(level)
-        return sum_of_products(V, U, self.weight if level == len(self.ranks) else None)
-
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, ranks={self.ranks}, "
             f"bias={self.bias is not None}, level={self.level}"
         )
+
+
+@torch.no_grad()
+def split_weight(
+    weight: torch.Tensor,
+    residual: torch.Tensor,
+    U: nn.ParameterList,
+    V: nn.ParameterList,
+    init: str,
+    keeps_zero_rows: bool = False,
+) -> None:
+    """Split `weight` into factors and what remains, in place.
+
+    Args:
+        weight: shape `(out, in)`.
+        residual: gets `weight - V U`; it may be `weight` itself.
+        U: the shares to fill, share `i` of shape `(k_i, in)`.
+        V: likewise, share `i` of shape `(out, k_i)`.
+        init: `"svd"` or `"random"`, see `PartitionConfig`.
+        keeps_zero_rows: whether a row of zeros in `weight` is one in `V` and in `residual` too, exactly.
+    """
+    ranks = [len(share) for share in U]
+    whole = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    filled_V, filled_U = (_svd_factors if init == "svd" else _random_factors)(whole, sum(ranks))
+    if keeps_zero_rows:
+        filled_V[~whole.any(dim=1)] = 0
+    for share, rows, columns in zip(range(len(ranks)), filled_U.split(ranks), filled_V.split(ranks, 1), strict=True):
+        U[share].copy_(rows)
+        V[share].copy_(columns)
+    # What remains is taken from the factors as they are stored, so that a narrow dtype's rounding lands in W.
+    residual.copy_(whole - torch.cat(list(V), dim=1).to(whole.dtype) @ torch.cat(list(U)).to(whole.dtype))
 
 
 def _svd_factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,6 +67,59 @@ class LowRankLinear(nn.Module):
         return self.V(self.U(x))
 
 
+class _FactorizedTable(nn.Module):
+    """A module that reads a vocabulary table `V U`.
+
+    Args:
+        rows: the size of the vocabulary.
+        factor: `nn.Linear` with `U` as its weight, shape `(rank, width)`. Another module holds it.
+
+    Attributes:
+        weight: `V`, shape `(vocabulary, rank)`, which transformers ties as it ties the table of a stock model.
+    """
+
+    def __init__(self, rows: int, factor: nn.Linear):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, factor.out_features))
+        nn.init.normal_(self.weight, std=factor.out_features**-0.5)
+        object.__setattr__(self, "factor", factor)
+
+
+class FactorizedEmbedding(_FactorizedTable):
+    """Rows of `V U`, in place of an `nn.Embedding`.
+
+    Args:
+        embedding: what it takes the place of.
+        factor: as for the other readers of the table.
+    """
+
+    def __init__(self, embedding: nn.Embedding, factor: nn.Linear):
+        super().__init__(embedding.num_embeddings, factor)
+        self.padding_idx = embedding.padding_idx
+        self.scale = vars(embedding).get("embed_scale", 1.0)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids `(...)` to rows `(..., width)`."""
+        return F.linear(F.embedding(ids, self.weight, self.padding_idx), self.factor.weight.t()) * self.scale
+
+
+class FactorizedProjection(_FactorizedTable):
+    """The projection `(h U^T) V^T + b` to the vocabulary, in place of an `nn.Linear`.
+
+    Args:
+        linear: what it takes the place of.
+        factor: as for the other readers of the table.
+    """
+
+    def __init__(self, linear: nn.Linear, factor: nn.Linear):
+        super().__init__(linear.out_features, factor)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape `(..., width)` to `(..., vocabulary)`."""
+        return F.linear(self.factor(x), self.weight, self.bias)
+
+
 class FilledHeadsLinear(nn.Linear):
     """A linear layer whose output is filled up with zeros, in each head, for attention that takes one size of heads.
 
@@ -110,11 +163,14 @@ class CoreConfig:
         ats_ranks: the rank of each low-rank layer by its name.
         ats_widths: of each narrower layer, by its name, `[in_features, out_features]`.
         ats_heads: of each narrower layer whose output is filled up, by its name, the number of heads.
+        ats_tables: by the name of the module that holds `U`, the `rank` of a vocabulary table and the `modules` that
+            read it.
     """
 
     ats_ranks = None
     ats_widths = None
     ats_heads = None
+    ats_tables = None
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -157,8 +213,24 @@ class CoreModel:
             else:
                 filled = (in_features, out_features, linear.bias is not None, heads, linear.out_features)
                 self._replace(name, FilledHeadsLinear(*filled))
+        for name, table in (config.ats_tables or {}).items():
+            self._factorize_table(name, **table)
         for attention in self._narrow_attentions(config):
             allow_narrow_keys_(self.get_submodule(attention))
+
+    def _factorize_table(self, factor_name: str, rank: int, modules: list[str]) -> None:
+        readers = {name: self.get_submodule(name) for name in modules}
+        width = readers[modules[0]].weight.shape[1]
+        setattr(self, factor_name, factor := nn.Linear(width, rank, bias=False))
+        made = {}
+        for name, reader in readers.items():
+            if id(reader) not in made:  # in transformers 4 one module may have several names
+                kind = FactorizedProjection if isinstance(reader, nn.Linear) else FactorizedEmbedding
+                made[id(reader)] = kind(reader, factor)
+            self._replace(name, made[id(reader)])
+        first = self.get_submodule(modules[0]).weight
+        for reader in made.values():
+            reader.weight = first
 
     def _replace(self, name: str, layer: nn.Module) -> None:
         parent, _, attribute = name.rpartition(".")

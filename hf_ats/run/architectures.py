@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, MarianTokenizer
 
+from ..partition import PartitionedProjection
+
 MAX_POSITIONS = 512
 
 
@@ -115,7 +117,9 @@ def keep_pad_row_zero_(model: MarianMTModel) -> MarianMTModel:
 
     # Runs before DistributedDataParallel's own hook, so that the row is zero in what is sent too; a hook on the
     # tensor would have to copy the whole gradient.
-    weight.register_post_accumulate_grad_hook(drop_pad_row)
+    shares = model.lm_head.V if isinstance(model.lm_head, PartitionedProjection) else ()
+    for rows in (weight, *shares):
+        rows.register_post_accumulate_grad_hook(drop_pad_row)
     return model
 
 
