@@ -166,7 +166,7 @@ def found(request, folder):
 def make_exports(family: str, folder) -> dict:
     kind = TOKENIZERS[family]
     tokenizer = AutoTokenizer.from_pretrained(folder.parent / "made" / kind)
-    ladder = partitioned(family, "rank ladder", vocab_size=len(tokenizer))
+    ladder = partitioned(family, "vocabulary ladder", vocab_size=len(tokenizer))
     width = partitioned(family, "width", vocab_size=len(tokenizer))
     ladder.generation_config.update(max_length=22)  # for 20 the pipeline of transformers 4 would put 256
     set_languages_(ladder, tokenizer, *(KINDS[kind].codes or (None, None)))

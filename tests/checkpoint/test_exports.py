@@ -107,7 +107,8 @@ def test_an_export_is_exactly_these_files_and_reports_them(export, partition, to
 
 
 @pytest.mark.parametrize(
-    ("partition", "dtype"), [("rank", torch.bfloat16), ("rank", torch.float16), ("width", torch.bfloat16)]
+    ("partition", "dtype"),
+    [("rank", torch.bfloat16), ("rank", torch.float16), ("width", torch.bfloat16), ("vocabulary", torch.bfloat16)],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_models_export_in_their_precision(family, partition, dtype, tmp_path):
@@ -124,7 +125,7 @@ def test_half_precision_models_export_in_their_precision(family, partition, dtyp
         assert report.parity < 1e-4 * expected.abs().max(), "factors are copied, so that nothing is rounded"
 
 
-@pytest.mark.parametrize("partition", ["rank", "width"])
+@pytest.mark.parametrize("partition", ["rank", "width", "vocabulary"])
 def test_tied_and_untied_embeddings_stay_so(partition, tmp_path):
     for tied in (True, False):
         model = partitioned("marian", partition, tie_word_embeddings=tied, share_encoder_decoder_embeddings=tied)

@@ -65,6 +65,7 @@ def tables(model) -> list[tuple[str, torch.Tensor]]:
         ("width", torch.bfloat16),
         ("feed-forward width", torch.float32),
         ("composition", torch.float32),
+        ("vocabulary ladder", torch.float32),
     ],
 )
 @pytest.mark.parametrize("family", FAMILIES)

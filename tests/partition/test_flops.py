@@ -94,10 +94,17 @@ WIDTHS = PartitionConfig(method="width", ratios=[0.25, 0.5])
 @pytest.mark.law(number=5)
 @pytest.mark.parametrize(
     ("family", "partition"),
-    [*((family, "width") for family in FAMILIES), ("bart", "composition"), ("t5", "composition")],
+    [
+        *((family, "width") for family in FAMILIES),
+        ("bart", "composition"),
+        ("t5", "composition"),
+        ("marian", "vocabulary"),
+        ("t5", "vocabulary"),
+    ],
 )
 def test_narrower_layers_and_fewer_of_them_count_what_runs(family, partition):
-    config = WIDTHS if partition == "width" else partition_of(family, partition)
+    ratios = {"ratios": LADDER.ratios} if partition == "vocabulary" else {}
+    config = WIDTHS if partition == "width" else partition_of(family, partition, **ratios)
     model = partition_(eager_model(family), config)
     ledger, found = FlopsLedger(model), []
     for level in level_names(model):
@@ -168,9 +175,12 @@ def test_flops_per_token_is_that_of_the_exported_network(family, tmp_path):
     assert_counts_what_runs(FlopsLedger(core), core, SHAPES["above"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_flops_per_token_is_that_of_the_exported_narrower_network(family, tmp_path):
-    model = partitioned(family, WIDTHS)
+@pytest.mark.parametrize(
+    ("family", "partition"),
+    [*((family, WIDTHS) for family in FAMILIES), ("marian", "vocabulary ladder"), ("t5", "vocabulary ladder")],
+)
+def test_flops_per_token_is_that_of_the_exported_smaller_network(family, partition, tmp_path):
+    model = partitioned(family, partition)
     export_core(model, tmp_path / "core")
     core = load_network(tmp_path / "core", attn_implementation="eager")
     assert flops_per_token(core) == flops_per_token(model, "core") < flops_per_token(model, "level1")

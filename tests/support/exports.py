@@ -24,6 +24,10 @@ PARTITIONED_EXPORTS = [("rank ladder", export) for export in EXPORTS] + [
     ("feed-forward width", "core"),
     ("composition", "level1"),
     ("composition", "core-dense"),
+    ("vocabulary ladder", "full"),
+    ("vocabulary ladder", "level1"),
+    ("vocabulary ladder", "core-dense"),
+    ("vocabulary ladder", "adapter"),
 ]
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}

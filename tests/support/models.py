@@ -36,12 +36,15 @@ PARTITIONS = {
     "width": dict(method="width", ratios=[0.25]),
     "width ladder": dict(method="width", ratios=[0.25, 0.5, 0.75]),
     "feed-forward width": dict(method="width", ratios=[0.25]),
+    "vocabulary": dict(ratios=[0.25]),
+    "vocabulary ladder": dict(ratios=[0.1, 0.25]),
     "depth": dict(method="depth", decoder_layers=[[1]]),
     "depth ladder": dict(method="depth", decoder_layers=[[1], [1]], encoder_layers=[1, 2]),
 }
 """What the tests partition by: by name, fields of `PartitionConfig`. `FEED_FORWARD` leaves queries and keys alone, and
-the decoders of cores by depth begin with their second layer, but for T5, which needs its first. There is also a
-"composition" of three ladders: by depth, of narrower feed-forward layers, and of queries and keys of low rank."""
+the decoders of cores by depth begin with their second layer, but for T5, which needs its first. "vocabulary" is the
+vocabulary tables beside what "rank" has. There is also a "composition" of three ladders: by depth, of narrower
+feed-forward layers, and of queries and keys of low rank."""
 
 FEED_FORWARD = {"t5": ["wi", "wo"], "mt5": ["wi_0", "wi_1", "wo"]}
 QUERIES_AND_KEYS = {family: ["q", "k"] if family in ("t5", "mt5") else ["q_proj", "k_proj"] for family in ALL_FAMILIES}
@@ -129,6 +132,9 @@ def partition_of(family: str, partition: str, **fields) -> PartitionConfig | Com
         )
     if partition == "feed-forward width":
         fields = {"target_modules": FEED_FORWARD[family]} | fields
+    if partition.startswith("vocabulary"):
+        layers = [*QUERIES_AND_KEYS[family], *FEED_FORWARD[family]]
+        fields = {"target_modules": [*layers, "embeddings"]} | fields
     if partition.startswith("depth") and family in ("t5", "mt5"):
         fields = {"decoder_layers": [[0] for _ in PARTITIONS[partition]["decoder_layers"]]} | fields
     return PartitionConfig(**(PARTITIONS[partition] | fields))

@@ -36,6 +36,7 @@ def two_processes(tmp_path_factory) -> Path:
         ("ladder", dict(partition="rank ladder")),
         ("width", dict(partition="width")),
         ("composition", dict(partition="composition")),
+        ("vocabulary", dict(partition="vocabulary")),
         ("width_ladder", dict(partition="width ladder", schedule="random")),
         ("auto", dict(alternate_lr_coef="auto", criteria_steps=2)),
     ],

@@ -6,6 +6,7 @@ from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
     PartitionedStack,
+    VocabularyFactors,
     find_partition,
     get_level,
     num_levels,
@@ -32,6 +33,14 @@ def arrays_of(model):
     for name, layer in partitioned_layers(model).items():
         if isinstance(layer, PartitionedStack):  # whose layers are those of the stock model
             continue
+        if isinstance(layer, VocabularyFactors):
+            weight = next(one for one, reader in readers_of(model).items() if reader.table is layer)
+            arrays |= {f"{weight}.weight.W": arrays.pop(f"{weight}.weight")}
+            parts = [key for key in arrays if key.startswith(f"{name}.")]
+            arrays |= {f"{weight}.weight.{key[len(name) + 1 :].replace('.', '')}": arrays.pop(key) for key in parts}
+            continue
+        if name in readers_of(model):
+            continue
         own = {key: arrays.pop(f"{name}.{key}") for key, _ in layer.named_parameters()}
         if isinstance(layer, PartitionedRankLinear):
             parts = {"weight.W": own.pop("residual.weight")}
@@ -42,6 +51,11 @@ def arrays_of(model):
     return arrays
 
 
+def readers_of(model):
+    """The modules that read a partitioned vocabulary table, by name."""
+    return {name: layer for name, layer in partitioned_layers(model).items() if hasattr(layer, "table")}
+
+
 def oracle_of(family, partition):
     """The oracle's super-network of `partitioned(family, partition)`, in double precision."""
     model = partitioned(family, partition).double()
@@ -49,7 +63,7 @@ def oracle_of(family, partition):
     layers = partitioned_layers(model)
     for config in find_partition(model).parts:
         if config.method == "rank":
-            sums = tuple(f"{name}.weight" for name in layers if isinstance(layers[name], PartitionedRankLinear))
+            sums = tuple(name.removesuffix(".W") for name in arrays if name.endswith(".weight.W"))
             networks.append(reference.by_rank(arrays, sums, config.num_cores))
         elif config.method == "width":
             narrow = ("rows", "columns") if config.target_modules else ("rows", "columns", "heads")
@@ -121,7 +135,7 @@ _IN_DOUBLE = [
 
 
 @pytest.mark.law(number=7)
-@pytest.mark.parametrize("partition", ["rank", "width", "depth"])
+@pytest.mark.parametrize("partition", ["rank", "width", "depth", "vocabulary"])
 @pytest.mark.parametrize("family", _IN_DOUBLE)
 def test_steps_of_the_trainer_are_steps_of_the_reference(family, partition, tmp_path):
     assert_trainer_is_reference(family, tmp_path, partition=partition, weight_decay=0.1, label_smoothing_factor=0.1)
@@ -157,6 +171,7 @@ def test_steps_of_the_trainer_are_steps_of_the_reference(family, partition, tmp_
         ),
         (dict(partition="composition", alternate_lr_coef=0.5), ((2,), (0,), (1,))),
         (dict(partition="composition", schedule="slimmable"), ((0, 1, 2),)),
+        (dict(partition="vocabulary ladder", alternate_lr_coef=0.5), ((2,), (0,), (1,))),
         (dict(weight_decay_on="all"), ((FULL,), (CORE,))),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
@@ -193,6 +208,7 @@ def test_a_learning_rate_schedule_runs_over_all_steps_and_the_coefficient_over_c
         ("width ladder", "sgd"),
         ("depth ladder", "adamw_torch"),
         ("composition", "adafactor"),
+        ("vocabulary ladder", "adamw_torch"),
     ],
 )
 def test_a_core_step_leaves_the_rest_its_moments_and_its_step_count_bitwise_still(partition, optimizer, tmp_path):

@@ -131,6 +131,7 @@ def main(out: Path):
     run("ladder", model=partitioned(partition="rank ladder"))
     run("width", model=partitioned(partition="width"))
     run("composition", model=partitioned(partition="composition"))
+    run("vocabulary", model=partitioned(partition="vocabulary"))
     run("width_ladder", model=partitioned(partition="width ladder"), schedule="random")
     for schedule in ("alternating", "slimmable"):
         network = train_pictures(out / f"pictures_{schedule}", schedule=schedule)
