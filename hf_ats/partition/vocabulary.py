@@ -151,10 +151,12 @@ class PartitionedEmbedding(_TableReader):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Map ids `(...)` to rows `(..., width)`, of the parameters' dtype at every level, also under autocast."""
         U, V = self.factors(self.level)
-        shares, rest = F.embedding(ids.flatten(), V, self.padding_idx), None
-        if self.level == len(self.ranks):
-            rest = F.embedding(ids.flatten(), self.weight, self.padding_idx)
-        return sum_of_products(shares, U, rest).view(*ids.shape, self.in_features) * self.scale
+        flat = ids.flatten()
+        rest = F.embedding(flat, self.weight, self.padding_idx) if self.level == len(self.ranks) else None
+        rows = sum_of_products(F.embedding(flat, V, self.padding_idx), U, rest)
+        if self.padding_idx is not None:  # to U neither
+            rows = rows.where(flat.ne(self.padding_idx)[:, None], rows.detach())
+        return rows.view(*ids.shape, self.in_features) * self.scale
 
 
 class PartitionedProjection(_TableReader):

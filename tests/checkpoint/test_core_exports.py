@@ -40,6 +40,7 @@ from tests.support.exports import CODE, FILES, WEIGHTS, files
 from tests.support.models import (
     ALL_FAMILIES,
     FAMILIES,
+    QUERIES_AND_KEYS,
     partition_of,
     partitioned,
     probe_batch,
@@ -172,10 +173,11 @@ def test_a_core_of_fewer_layers_and_narrower_ones_is_a_stock_model(family, token
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_decodes_at_the_depth_of_its_level_with_a_cache_beams_and_an_assistant(family, tmp_path):
+def test_a_model_decodes_at_the_depth_and_rank_of_its_level_with_a_cache_beams_and_an_assistant(family, tmp_path):
     model, partitions = shorter(family)
     model.generation_config.update(max_length=9)
-    partition_(model, partitions)
+    vocabulary = PartitionConfig(ratios=[0.25, 0.5], target_modules=[*QUERIES_AND_KEYS[family], "embeddings"])
+    partition_(model, [*partitions, vocabulary])
     batch = probe_batch(model)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     one = {name: tensor[:1] for name, tensor in inputs.items()}

@@ -61,6 +61,10 @@ from hf_ats.partition.config import partition_from_dict
             r"ratios=\[0.5\] says nothing of .*second",
         ),
         (dict(method="depth", decoder_layers=[1], init="svd"), r"init='svd' says nothing of method='depth'"),
+        (
+            dict(method="width", target_modules=["fc1", "fc2", "embeddings"]),
+            r"names 'embeddings', the vocabulary tables, .* method='width'; leave it out, or .*second partition",
+        ),
         (dict(exclude_modules="*"), "exclude_modules='\\*' is a string, hence a regular expression"),
     ],
 )
@@ -76,6 +80,7 @@ def test_a_bad_field_is_named_with_its_value_and_a_remedy(fields, message):
         PartitionConfig(ranks={"fc1": 4, "encoder.layers.0.fc1": 8}, exclude_modules=["x.fc1"], init="adapter"),
         PartitionConfig(method="width", ratios=[0.5], target_modules={"up": "out", "down": "in"}, init="importance"),
         PartitionConfig(method="depth", decoder_layers=(1, (0, 5)), encoder_layers=[[0], 3]),
+        PartitionConfig(target_modules=["fc1", "embeddings"], tables=[["model.shared", "lm_head"]]),
         Composition([PartitionConfig(), PartitionConfig(method="depth", decoder_layers=[1])]),
     ],
 )
