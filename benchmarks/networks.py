@@ -40,7 +40,7 @@ def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
     stock.load_state_dict(full.state_dict())
     stock.generation_config = full.generation_config
     made = {STOCK: stock}
-    if getattr(core.config, "ats_ranks", None):
+    if getattr(core.config, "ats_ranks", None) or getattr(core.config, "ats_tables", None):
         made[DENSE] = MarianMTModel(copy.deepcopy(full.config))
         made[DENSE].load_state_dict(_multiplied_out(core))
         made[DENSE].generation_config = core.generation_config
@@ -55,7 +55,11 @@ def networks_of_run(run: str | os.PathLike, folder: Path) -> dict[str, Path]:
 def _multiplied_out(core: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the tensors of a core, with `V U` as the one weight of each low-rank layer."""
     state = core.state_dict()
-    for name in core.config.ats_ranks:
+    for factor, table in (core.config.ats_tables or {}).items():
+        U = state.pop(f"{factor}.weight")
+        for name in table["modules"]:
+            state[f"{name}.weight"] = (state[f"{name}.weight"].float() @ U.float()).to(U.dtype)
+    for name in core.config.ats_ranks or ():
         U, V = (state.pop(f"{name}.{factor}.weight") for factor in "UV")
         state[f"{name}.weight"] = (V.float() @ U.float()).to(V.dtype)
         if f"{name}.V.bias" in state:

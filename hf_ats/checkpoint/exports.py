@@ -169,8 +169,9 @@ def export_adapter(
         methods = " and ".join(part.method for part in partition.parts) if partition else ""
         how = f"partitioned by {methods}" if partition else "not partitioned"
         raise ValueError(
-            f"export_adapter writes V U beside W, and this {type(model).__name__} is {how}, without such a sum; call "
-            "partition_(model, PartitionConfig(method='rank')) before training, or write export_full or export_core."
+            f"export_adapter writes V U beside the W of linear layers, and this {type(model).__name__} is {how}, "
+            "without such a layer; call partition_(model, PartitionConfig(method='rank')) before training, or write "
+            "export_full or export_core."
         )
     check_replaceable(directory)
     ranks = {name: layer.ranks[-1] for name, layer in layers.items()}

@@ -84,7 +84,7 @@ def _refuse_sharding(trainer) -> None:
         raise ValueError(
             f"FSDP is supported for partitioned linear layers and for depth, and this model has "
             f"{', '.join(sorted(unknown))}, where processes would drift apart or gather what a core step has no use "
-            "for; drop the fsdp argument and launch with torchrun."
+            "for; drop the fsdp argument and launch with torchrun, or leave them out of the target modules."
         )
     plugin = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
