@@ -187,8 +187,8 @@ class PartitionArguments:
         default=None,
         metadata={
             "help": "Layers to partition: suffixes of their names, or one regular expression (default: a preset of "
-            "the architecture). By rank, 'embeddings' means the vocabulary tables. By width, 'fc1 fc2' gives a core of "
-            "the stock architecture, and 'up=out down=in' says "
+            "the architecture). By rank, 'embeddings' means the vocabulary tables. By width, 'fc1 fc2' gives a core "
+            "of the stock architecture, and 'up=out down=in' says "
             f"for an architecture without a preset what is narrower in each layer: {', '.join(ROLES)}."
         },
     )
