@@ -84,7 +84,7 @@ class VocabularyFactors(PartitionedLayer):
 
 
 class _TableReader(LowRankSum):
-    """A module that reads a table of which `factors_of` holds `U` and `V`."""
+    """A module that reads a table of which `table` holds `U` and `V`."""
 
     def __init__(self, module: nn.Embedding | nn.Linear, table: VocabularyFactors):
         super().__init__()

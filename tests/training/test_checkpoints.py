@@ -74,7 +74,7 @@ def names(directory) -> list[str]:
 
 
 @pytest.mark.law(number=2)
-@pytest.mark.parametrize("partition", ["rank", "width", "composition"])
+@pytest.mark.parametrize("partition", ["rank", "width", "composition", "vocabulary"])
 def test_a_resumed_run_logs_what_the_whole_run_logs(partition, tmp_path):
     # The checkpoint lies in the middle of what one entry of the log sums up.
     fields = dict(partition=partition, logging_strategy="steps", max_steps=8, save_steps=3, lr_scheduler_type="linear")
