@@ -13,6 +13,7 @@ from ..partition import (
     PartitionedLinear,
     PartitionedRankLinear,
     PartitionedStack,
+    TableReader,
     VocabularyFactors,
     exported_names,
     find_partition,
@@ -88,7 +89,7 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
             return {"U.weight": U, "V.weight": V} | ({} if layer.bias is None else {"V.bias": layer.bias})
         if isinstance(layer, VocabularyFactors):
             return {"weight": torch.cat(list(layer.U)[: level + 1])}
-        if isinstance(layer, LowRankSum):  # a reader of a table
+        if isinstance(layer, TableReader):
             return layer.stock_state(level) | {"weight": layer.factors(level)[1]}
         return layer.stock_state(level)
 
@@ -119,7 +120,7 @@ def _own_layers(model: PreTrainedModel) -> dict[str, PartitionedLayer]:
 
 def _readers(model: PreTrainedModel, table: VocabularyFactors) -> list[str]:
     """Return the names of the modules that read a table."""
-    return [name for name, one in _own_layers(model).items() if getattr(one, "table", None) is table]
+    return [name for name, one in _own_layers(model).items() if isinstance(one, TableReader) and one.table is table]
 
 
 def _config_of_core(model: PreTrainedModel, level: int, narrower: dict[str, PartitionedLayer]):

@@ -28,7 +28,7 @@ from .partitioning import partition_, partition_structure_, stock_config, stock_
 from .presets import PRESETS, find_by_model_type, is_translation_model
 from .rank import LowRankSum, PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
-from .vocabulary import PartitionedEmbedding, PartitionedProjection, VocabularyFactors
+from .vocabulary import PartitionedEmbedding, PartitionedProjection, TableReader, VocabularyFactors
 from .width import PartitionedLinear
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "PartitionedStack",
     "SummedNetworks",
     "SummedOutput",
+    "TableReader",
     "VocabularyFactors",
     "at_level",
     "blank_sentences",

@@ -212,7 +212,8 @@ def _refuse_what_cannot_be_split(
         if kinds is not None and type(module) not in kinds:
             raise ValueError(
                 f"{argument} matches {name}, a {type(module).__name__}; only plain nn.Linear layers can be "
-                "partitioned. Name the linear layers themselves, and load a quantised model in full precision."
+                f"partitioned. Name the linear layers themselves, and {EMBEDDINGS!r} for the vocabulary tables of a "
+                "translation model; load a quantised model in full precision."
             )
         shared = [
             other

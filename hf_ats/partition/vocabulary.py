@@ -83,8 +83,13 @@ class VocabularyFactors(PartitionedLayer):
         return f"ranks={self.ranks}, level={self.level}"
 
 
-class _TableReader(LowRankSum):
-    """A module that reads a table of which `table` holds `U` and `V`."""
+class TableReader(LowRankSum):
+    """A module that reads a partitioned table: it keeps `W`, and `table` has `U` and `V`.
+
+    Args:
+        module (`nn.Embedding` or `nn.Linear`): what it takes the place of; its weight becomes `W`, the same object.
+        table (`VocabularyFactors`): the factors, which another module holds too.
+    """
 
     def __init__(self, module: nn.Embedding | nn.Linear, table: VocabularyFactors):
         super().__init__()
@@ -130,7 +135,7 @@ class _TableReader(LowRankSum):
         return f"vocabulary={self.out_features}, width={self.in_features}, ranks={self.ranks}, level={self.level}"
 
 
-class PartitionedEmbedding(_TableReader):
+class PartitionedEmbedding(TableReader):
     """A lookup in a partitioned table, in place of an `nn.Embedding`: rows of `W + V U`, or of `V U` in a core.
 
     Args:
@@ -159,7 +164,7 @@ class PartitionedEmbedding(_TableReader):
         return rows.view(*ids.shape, self.in_features) * self.scale
 
 
-class PartitionedProjection(_TableReader):
+class PartitionedProjection(TableReader):
     """The projection to the vocabulary by a partitioned table, in place of the `nn.Linear` of an output head.
 
     Args:
@@ -257,7 +262,7 @@ class _Table:
 
     def __init__(self, weight: nn.Parameter, ranks: tuple[int, ...], init: str):
         self._weight, self._ranks, self._init = weight, ranks, init
-        self._readers: dict[int, _TableReader] = {}
+        self._readers: dict[int, TableReader] = {}
 
     def factors(self, fill: bool) -> VocabularyFactors:
         self._factors = VocabularyFactors(self._weight, self._ranks)
@@ -265,7 +270,7 @@ class _Table:
             self._factors.split_(self._weight, self._init)
         return self._factors
 
-    def reader(self, module: nn.Module, fill: bool) -> _TableReader:
+    def reader(self, module: nn.Module, fill: bool) -> TableReader:
         if id(module) not in self._readers:  # one module may have several names
             kind = PartitionedProjection if isinstance(module, nn.Linear) else PartitionedEmbedding
             self._readers[id(module)] = kind(module, self._factors)

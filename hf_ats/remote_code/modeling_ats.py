@@ -67,21 +67,35 @@ class LowRankLinear(nn.Module):
         return self.V(self.U(x))
 
 
+class TableFactor(nn.Module):
+    """The holder of `U`, which all modules that read a vocabulary table `V U` share.
+
+    Attributes:
+        weight: `U`, shape `(rank, width)`.
+    """
+
+    def __init__(self, width: int, rank: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rank, width))
+        nn.init.normal_(self.weight, std=width**-0.5)
+
+
 class _FactorizedTable(nn.Module):
     """A module that reads a vocabulary table `V U`.
 
     Args:
         rows: the size of the vocabulary.
-        factor: `nn.Linear` with `U` as its weight, shape `(rank, width)`. Another module holds it.
+        factor: what holds `U`. It is not a submodule of this one.
 
     Attributes:
         weight: `V`, shape `(vocabulary, rank)`, which transformers ties as it ties the table of a stock model.
     """
 
-    def __init__(self, rows: int, factor: nn.Linear):
+    def __init__(self, rows: int, factor: TableFactor):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, factor.out_features))
-        nn.init.normal_(self.weight, std=factor.out_features**-0.5)
+        rank = len(factor.weight)
+        self.weight = nn.Parameter(torch.empty(rows, rank))
+        nn.init.normal_(self.weight, std=rank**-0.5)
         object.__setattr__(self, "factor", factor)
 
 
@@ -93,7 +107,7 @@ class FactorizedEmbedding(_FactorizedTable):
         factor: as for the other readers of the table.
     """
 
-    def __init__(self, embedding: nn.Embedding, factor: nn.Linear):
+    def __init__(self, embedding: nn.Embedding, factor: TableFactor):
         super().__init__(embedding.num_embeddings, factor)
         self.padding_idx = embedding.padding_idx
         self.scale = vars(embedding).get("embed_scale", 1.0)
@@ -111,13 +125,13 @@ class FactorizedProjection(_FactorizedTable):
         factor: as for the other readers of the table.
     """
 
-    def __init__(self, linear: nn.Linear, factor: nn.Linear):
+    def __init__(self, linear: nn.Linear, factor: TableFactor):
         super().__init__(linear.out_features, factor)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape `(..., width)` to `(..., vocabulary)`."""
-        return F.linear(self.factor(x), self.weight, self.bias)
+        return F.linear(F.linear(x, self.factor.weight), self.weight, self.bias)
 
 
 class FilledHeadsLinear(nn.Linear):
@@ -221,7 +235,7 @@ class CoreModel:
     def _factorize_table(self, factor_name: str, rank: int, modules: list[str]) -> None:
         readers = {name: self.get_submodule(name) for name in modules}
         width = readers[modules[0]].weight.shape[1]
-        setattr(self, factor_name, factor := nn.Linear(width, rank, bias=False))
+        setattr(self, factor_name, factor := TableFactor(width, rank))
         made = {}
         for name, reader in readers.items():
             if id(reader) not in made:  # in transformers 4 one module may have several names

@@ -68,6 +68,26 @@ def test_cores_hold_factors_and_full_exports_hold_the_merged_weight(family, tmp_
 
 
 @pytest.mark.law(number=6)
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_a_core_holds_one_V_and_one_U_of_a_shared_table_and_the_full_export_one_sum(family, tmp_path):
+    model = partitioned(family, PartitionConfig(ratios=[0.25], target_modules=["embeddings"]))
+    U, V = model.lm_head.factors(0)
+    tables = {"core": [U, V], "full": [model.lm_head.merged_weight(1)]}
+    if family == "marian":
+        model.final_logits_bias.normal_()
+    for level, expected in tables.items():
+        {"core": export_core, "full": export_full}[level](model, tmp_path / level)
+        stored = load_file(tmp_path / level / "model.safetensors")
+        found = [tensor for name, tensor in stored.items() if tensor.shape in {one.shape for one in (*expected, V)}]
+        assert sorted(map(len, found)) == sorted(map(len, expected))
+        assert all(any(torch.equal(one, tensor) for tensor in found) for one in expected)
+        network = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / level)
+        assert network.lm_head.weight is network.get_input_embeddings().weight
+        with at_level(model, level):
+            assert_close_logits(logits(network, probe_batch(model)), logits(model, probe_batch(model)))
+
+
+@pytest.mark.law(number=6)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("level", ["core", "level1"])
 def test_a_core_by_width_is_physically_smaller_and_generates_what_the_model_does(family, level, tmp_path):

@@ -6,6 +6,7 @@ from hf_ats.partition import (
     PartitionConfig,
     PartitionedRankLinear,
     PartitionedStack,
+    TableReader,
     VocabularyFactors,
     find_partition,
     get_level,
@@ -53,7 +54,7 @@ def arrays_of(model):
 
 def readers_of(model):
     """The modules that read a partitioned vocabulary table, by name."""
-    return {name: layer for name, layer in partitioned_layers(model).items() if hasattr(layer, "table")}
+    return {name: layer for name, layer in partitioned_layers(model).items() if isinstance(layer, TableReader)}
 
 
 def oracle_of(family, partition):
