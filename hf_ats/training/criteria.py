@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from ..data import COUNTS, sequence_lengths
 from ..partial_sgd import Criteria, criteria
-from ..partition import layers_at_level, parameters_at_level, partitioned_layers
+from ..partition import PartitionedLayer, TableReader, layers_at_level, parameters_at_level, partitioned_layers
 
 logger = logging.get_logger(__name__)
 
@@ -219,12 +219,16 @@ def _values(found: Criteria, digits: int = 17) -> list[float | None]:
     return [None if value is None else float(f"{value:.{digits}g}") for value in values]
 
 
-def _blocks(names: Iterable[str], layers: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of parameters by the numbered block that holds them, or else by their module."""
+def _blocks(names: Iterable[str], layers: dict[str, PartitionedLayer]) -> dict[str, list[str]]:
+    """Return the names of parameters by the numbered block that holds them, or else by their module.
+
+    The factors of a vocabulary table are in one block with its `W`.
+    """
     blocks = defaultdict(list)
+    readers = {layer.table: name for name, layer in reversed(layers.items()) if isinstance(layer, TableReader)}
     for name in names:
         owner = next((layer for layer in layers if name.startswith(f"{layer}.")), name.rpartition(".")[0]) or name
-        parts = owner.split(".")
+        parts = readers.get(layers.get(owner), owner).split(".")
         number = next((index for index, part in enumerate(parts) if part.isdecimal()), len(parts))
         blocks[".".join(parts[: number + 1])].append(name)
     return dict(blocks)

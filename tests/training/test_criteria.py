@@ -86,8 +86,9 @@ def test_they_are_the_formulas_on_half_a_batch_of_the_evaluation_set(partition, 
     assert found[0]["c_norm"] != found[len(cores)]["c_norm"]
 
 
-def test_the_logs_have_the_whole_model_and_the_file_has_its_blocks(tmp_path):
-    trainer, _ = run(tmp_path, criteria_steps=5)
+@pytest.mark.parametrize("partition", ["rank", "vocabulary"])
+def test_the_logs_have_the_whole_model_and_the_file_has_its_blocks(partition, tmp_path):
+    trainer, _ = run(tmp_path, criteria_steps=5, partition=partition)
     logged = [entry for entry in trainer.state.log_history if "alpha_core" in entry]
     for entry, line in zip(logged, lines(tmp_path), strict=True):
         assert entry["step"] == line["step"]
@@ -99,7 +100,8 @@ def test_the_logs_have_the_whole_model_and_the_file_has_its_blocks(tmp_path):
             c_norm, squared, c_sim, c_align, alpha, q, cosine = values
             assert squared == pytest.approx(c_norm**2, rel=1e-2) and cosine == pytest.approx(1 / c_align, rel=1e-2)
             assert q == pytest.approx(c_norm * max(c_sim, c_align), rel=1e-2) and 0 < alpha <= 1
-        assert line["layers"]["model.shared"][0] == 1  # the core trains all of the embeddings
+        # The core trains the whole table, or of a sum the factors alone.
+        assert (line["layers"]["model.shared"][0] == 1) == (partition == "rank")
     assert len(logged) == 2 and 0 < trainer.state.log_history[-1]["criteria_seconds"] < 60
 
 
