@@ -159,7 +159,7 @@ class PartitionedEmbedding(TableReader):
         flat = ids.flatten()
         rest = F.embedding(flat, self.weight, self.padding_idx) if self.level == len(self.ranks) else None
         rows = sum_of_products(F.embedding(flat, V, self.padding_idx), U, rest)
-        if self.padding_idx is not None:  # to U neither
+        if self.padding_idx is not None and rows.requires_grad:  # a lookup of it sends none to U either
             rows = rows.where(flat.ne(self.padding_idx)[:, None], rows.detach())
         return rows.view(*ids.shape, self.in_features) * self.scale
 
