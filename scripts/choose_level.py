@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from hf_ats.data import default_corpus, read_lines
+from hf_ats.data import read_lines
 from hf_ats.deployment import (
     choose_level,
     copy_export,
     exported_levels,
+    generated_sentences,
     measure_latency,
     parse_limit,
     render_levels,
@@ -84,13 +85,6 @@ def main() -> None:
         if arguments.output_dir is not None:
             copy_export(chosen, arguments.output_dir)
     print(f"chosen: {chosen.name}" + (f", copied to {arguments.output_dir}" if arguments.output_dir else ""))
-
-
-def generated_sentences() -> list[str]:
-    """Return the German side of the embedded corpus's test part."""
-    return [
-        pair["de"] for pair in default_corpus(sizes={"train": 1, "validation": 1, "test": 300})["test"]["translation"]
-    ]
 
 
 if __name__ == "__main__":

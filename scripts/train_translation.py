@@ -50,6 +50,7 @@ from hf_ats.evaluation import bleu_tokenizer, build_compute_metrics
 from hf_ats.run import (
     build_networks,
     card_facts,
+    check_core,
     check_run,
     complete_generation_config_,
     early_ends,
@@ -92,6 +93,7 @@ def main() -> None:
             partition_from_adapter_(model, adapter)
         elif partition:
             partition_(model, partition)
+        check_core(model, partition_args.core_parameters)
         check_run(model, args, tokenized)
         complete_generation_config_(model, tokenizer)
 

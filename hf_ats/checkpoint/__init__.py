@@ -13,7 +13,7 @@ from .loading import (
     load_tokenizer,
     stored_levels,
 )
-from .networks import check_core_class
+from .networks import blank_core, check_core_class
 from .registration import register
 from .report import REPORT_NAME, ExportReport
 from .writing import check_replaceable
@@ -21,6 +21,7 @@ from .writing import check_replaceable
 __all__ = [
     "REPORT_NAME",
     "ExportReport",
+    "blank_core",
     "check_core_class",
     "check_replaceable",
     "export_adapter",

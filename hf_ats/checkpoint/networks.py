@@ -8,7 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..partition import (
+    Composition,
     LowRankSum,
+    PartitionConfig,
     PartitionedLayer,
     PartitionedLinear,
     PartitionedRankLinear,
@@ -94,6 +96,32 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
         return layer.stock_state(level)
 
     return _assembled(model, core_class, config, level, state)
+
+
+def blank_core(model: PreTrainedModel, partition: PartitionConfig | Composition | None) -> PreTrainedModel:
+    """Return the smallest core that the export after `partition_(model, partition)` would hold, all its numbers 0.
+
+    It has the size of the export and takes as long to run, and neither needs the core's numbers.
+
+    Args:
+        model: not partitioned; it is left as it is.
+        partition: as for `partition_`; None gives the full network.
+
+    Raises:
+        ValueError: as `partition_`, and as `core_network`.
+    """
+    with torch.device("meta"):
+        outline = type(model)(stock_config(model))
+    _fill(outline, {name: tensor.detach().to("meta") for name, tensor in model.state_dict().items()}, model)
+    outline.generation_config = copy.deepcopy(model.generation_config)
+    with torch.device("meta"):
+        partition_structure_(outline, partition)
+    network = core_network(outline, 0).to_empty(device="cpu").eval()
+    tie_as_(network, outline)
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.zero_()
+    return network
 
 
 def _layers_of_core(model: PreTrainedModel, level: int) -> tuple[dict[str, PartitionedLayer], ...]:
@@ -206,10 +234,14 @@ def _assembled(
     state = {exported(name): tensor for name, tensor in state.items() if exported(name) is not None}
     with torch.device("meta"):
         network = network_class(config)
-    _fill(network, {name: tensor.detach().cpu() for name, tensor in state.items()}, model)
+    _fill(network, {name: _on_cpu(tensor.detach()) for name, tensor in state.items()}, model)
     if network.can_generate():
         network.generation_config = copy.deepcopy(model.generation_config)
     return network
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else tensor.cpu()
 
 
 def _fill(network: PreTrainedModel, state: Tensors, model: PreTrainedModel) -> None:

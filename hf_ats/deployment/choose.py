@@ -24,6 +24,7 @@ from ..checkpoint import (
     load_tokenizer,
     stored_levels,
 )
+from ..data import default_corpus
 from ..evaluation import batches_by_length, encode_sentences, in_eval_mode, spread, time_in_turns
 from ..partition import sort_levels
 from ..remote_code import with_generation_defaults
@@ -288,3 +289,10 @@ def parse_limit(name: str, text: str) -> int:
     if value < 1 or value != int(value):
         raise ValueError(f"{name}={text!r} is not a whole number above 0; write one such as {_EXAMPLES[name]}.")
     return int(value)
+
+
+def generated_sentences() -> list[str]:
+    """Return the German side of the embedded corpus's test part."""
+    return [
+        pair["de"] for pair in default_corpus(sizes={"train": 1, "validation": 1, "test": 300})["test"]["translation"]
+    ]

@@ -3,7 +3,7 @@
 from .adapter import partition_from_adapter_, read_adapter_config
 from .config import ADAPTER, EMBEDDINGS, INITS, ROLES, Composition, PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
-from .depth import PartitionedStack, exported_names, partitioned_stacks
+from .depth import PartitionedStack, exported_names, kept_layers, layer_stacks, partitioned_stacks
 from .flops import FlopsLedger, blank_sentences, flops_per_token
 from .layers import PartitionedLayer
 from .levels import (
@@ -25,7 +25,7 @@ from .levels import (
     tie_as_,
 )
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
-from .presets import PRESETS, find_by_model_type, is_translation_model
+from .presets import PRESETS, WIDTH_PRESETS, find_by_model_type, is_translation_model
 from .rank import LowRankSum, PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
 from .vocabulary import PartitionedEmbedding, PartitionedProjection, TableReader, VocabularyFactors
@@ -37,6 +37,7 @@ __all__ = [
     "INITS",
     "PRESETS",
     "ROLES",
+    "WIDTH_PRESETS",
     "Composition",
     "FlopsLedger",
     "LowRankSum",
@@ -64,6 +65,8 @@ __all__ = [
     "get_level",
     "is_partitioned",
     "is_translation_model",
+    "kept_layers",
+    "layer_stacks",
     "layers_at_level",
     "level_names",
     "names_of_levels",

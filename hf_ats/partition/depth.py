@@ -123,6 +123,23 @@ def exported_names(model: nn.Module, level: int) -> Callable[[str], str | None]:
     return exported
 
 
+def layer_stacks(model: nn.Module) -> dict[str, str]:
+    """Return the dotted name of the list of layers of each half, `"encoder"` and `"decoder"`, that the model has."""
+    presets = find_by_model_type(DEPTH_PRESETS, getattr(model, "config", None)) or {}
+    names = [name for name, _ in model.named_modules()]
+    found = {half: next((n for n in names if matches([suffix], n)), None) for half, (suffix, _) in presets.items()}
+    return {half: name for half, name in found.items() if name is not None}
+
+
+def kept_layers(model: nn.Module, config: PartitionConfig) -> dict[str, tuple[int, ...]]:
+    """Return the indices of the layers that the smallest core of a depth keeps, by the name of their list.
+
+    Raises:
+        ValueError: as `partition_`, for a depth that the model cannot have.
+    """
+    return {name: make(False).kept[0] for name, make in plan_depth(model, config).items()}
+
+
 def plan_depth(model: nn.Module, config: PartitionConfig) -> dict[str, Callable[[bool], PartitionedStack]]:
     """Return the function that makes each stack, by the name of the list of layers that it takes the place of.
 
@@ -137,10 +154,10 @@ def plan_depth(model: nn.Module, config: PartitionConfig) -> dict[str, Callable[
             f"method='depth' knows where the layers of {', '.join(DEPTH_PRESETS)} are, and not those of this {kind}; "
             "partition it by rank or width."
         )
-    levels, makers = {}, {}
-    for half, (suffix, field) in presets.items():
+    levels, makers, stacks = {}, {}, layer_stacks(model)
+    for half, (_, field) in presets.items():
         asked = getattr(config, f"{half}_layers")
-        name = next((name for name, _ in model.named_modules() if matches([suffix], name)), None)
+        name = stacks.get(half)
         if name is None and asked is not None:
             raise ValueError(f"{half}_layers={asked}, but this {kind} has no {half}; leave it out.")
         if name is None:

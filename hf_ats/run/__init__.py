@@ -19,6 +19,7 @@ from .memory import keep_freed_memory
 from .networks import build_networks, name_base_of_adapter_
 from .preparation import (
     card_facts,
+    check_core,
     check_run,
     complete_generation_config_,
     load_parts,
@@ -41,6 +42,7 @@ __all__ = [
     "build_model",
     "build_networks",
     "card_facts",
+    "check_core",
     "check_output",
     "check_run",
     "complete_generation_config_",

@@ -221,6 +221,14 @@ class PartitionArguments:
         },
     )
 
+    core_parameters: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many parameters the export of the smallest core must have, as a plan of hf-ats plan says; "
+            "another number ends the run before training (default: any)."
+        },
+    )
+
     def config(self) -> PartitionConfig | Composition | None:
         r"""Return the partition that the words of the command line describe; None for method "none".
 
@@ -232,6 +240,7 @@ class PartitionArguments:
             ValueError: a word is none of these; or as `PartitionConfig` and `Composition`.
         """
         fields = dict(vars(self))
+        del fields["core_parameters"]
         given = [name for name, value in fields.items() if value is not None]
         if fields.pop("partitions") is not None:
             if given != ["partitions"]:

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoint import check_core_class
 from ..data import TokenBudgetBatchSampler, load_corpus, sequence_lengths, tokenize_corpus
 from ..evaluation import decoding_settings
-from ..partition import num_levels
+from ..partition import count_exported_parameters, num_levels
 from ..remote_code import longest_input
 from ..results import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainingArguments, refuse_another_model, trained_levels
@@ -147,6 +147,21 @@ def _limits(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data_arg
             )
         limits[f"max_{side}_length"] = min(tokenizer.model_max_length, positions) if given is None else given
     return limits
+
+
+def check_core(model: PreTrainedModel, core_parameters: int | None) -> None:
+    """Raise a ValueError if the export of the smallest core would not have as many parameters as a plan says.
+
+    Args:
+        model: as it will be trained, partitioned.
+        core_parameters: those of the plan; None for any number.
+    """
+    found = count_exported_parameters(model, 0)
+    if core_parameters not in (None, found):
+        raise ValueError(
+            f"--core_parameters {core_parameters}, but the core of this {type(model).__name__} has {found}: the plan "
+            "is that of another model or core. Run hf-ats plan for this one, or leave the flag out."
+        )
 
 
 def check_run(model: PreTrainedModel, args: ATSSeq2SeqTrainingArguments, tokenized: dict) -> None:

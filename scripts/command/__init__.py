@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "export",
     "push": "push_to_hub",
     "choose": "choose_level",
+    "plan": "plan",
     "compare": "compare_runs",
     "report": "report",
     "demo": "demo",

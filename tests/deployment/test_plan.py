@@ -1,0 +1,303 @@
+"""A plan for a budget: what it holds, that it is the best there is, what it takes, and the command."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from hf_ats.checkpoint import export_core
+from hf_ats.deployment import Stopwatch, make_plan, plot_spectra, read_layers, render_depths, render_plan
+from hf_ats.deployment import frontier as frontier_module
+from hf_ats.deployment import plan as plan_module
+from hf_ats.deployment.frontier import NOTHING, best_pair, frontier_of, joined
+from hf_ats.deployment.spectra import composed, partitions_of
+from hf_ats.deployment.stopwatch import Times
+from hf_ats.partition import PartitionConfig, count_parameters, partition_, partition_structure_
+from tests.support.checkpoints import ENGLISH, GERMAN, trained_tokenizer
+from tests.support.models import tiny_model
+from tests.support.scripts import begin, run_here
+
+
+def uneven_model(family="marian", **overrides):
+    """A model whose weights have spectra that fall, each at its own pace, and blocks of which few neurons matter."""
+    model = tiny_model(family, **overrides)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.nn.Linear):
+                continue
+            if 64 in module.weight.shape and ".1." in name.replace(".layer.1.", "."):
+                rows = module.weight if module.out_features == 64 else module.weight.T
+                rows[16:] *= 1e-2
+            else:
+                left, values, right = torch.linalg.svd(module.weight, full_matrices=False)
+                pace = 0.05 + 0.6 * torch.rand((), generator=generator)
+                module.weight.copy_(left * values * (-pace * torch.arange(len(values))).exp() @ right)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return uneven_model()
+
+
+@pytest.fixture(scope="module")
+def layers(model):
+    return read_layers(model)
+
+
+def brute_force(groups, limit):
+    """The most value within a limit, over every combination."""
+    sums = (tuple(map(sum, zip(*picked, strict=True))) for picked in itertools.product(*groups))
+    return max((value for cost, value in sums if cost <= limit), default=None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dynamic_programming_finds_what_trying_everything_finds(seed):
+    draw = np.random.default_rng(seed)
+    groups = [
+        [(int(cost), float(value)) for cost, value in zip(draw.integers(-9, 30, 5), draw.random(5), strict=True)]
+        for _ in range(5)
+    ]
+    fronts = [frontier_of(group, *zip(*group, strict=True)) for group in groups]
+    first, second = joined(joined(NOTHING, fronts[0]), fronts[1]), joined(joined(fronts[2], fronts[3]), fronts[4])
+    for limit in range(-40, 120, 7):
+        found, expected = best_pair(first, second, limit), brute_force(groups, limit)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            cost, value, picked = found
+            assert value == pytest.approx(expected, abs=1e-12) and cost <= limit
+            assert [one in group for one, group in zip(picked, groups, strict=True)] == [True] * 5
+            assert (cost, value) == pytest.approx(tuple(map(sum, zip(*picked, strict=True))))
+
+
+def test_a_long_frontier_keeps_its_cheapest_and_comes_near_the_best(monkeypatch):
+    draw = np.random.default_rng(0)
+    groups = [[(cost, cost**0.5) for cost in draw.random(6)] for _ in range(5)]
+
+    def front():
+        whole = NOTHING
+        for group in groups:
+            whole = joined(whole, frontier_of(group, *zip(*group, strict=True)))
+        return whole
+
+    exact = front()
+    monkeypatch.setattr(frontier_module, "_POINTS", 40)
+    thin = front()
+    assert len(thin.costs) <= 42 < len(exact.costs) and thin.costs[0] == exact.costs[0]
+    for limit in np.linspace(thin.costs[0], exact.costs[-1], 9):
+        best, near = (one.values[np.searchsorted(one.costs, limit + 1e-9) - 1] for one in (exact, thin))
+        assert 0.9 * best <= near <= best
+
+
+def test_a_plan_is_the_best_of_its_layers(model, layers):
+    """One layer a half, of which two blocks have a choice: few enough to try everything."""
+    few = {half: [of_half[0]] for half, of_half in layers.items()}
+    small = uneven_model(encoder_layers=1, decoder_layers=1)
+    own = read_layers(small)
+    for half in few:  # fewer choices, so that trying everything ends
+        for number, block in enumerate(own[half][0].blocks):
+            own[half][0].blocks[number] = block[:: max(1, len(block) // 4)]
+    limit = int(0.8 * small.num_parameters())
+    plan = make_plan(small, own, "max_parameters", limit).plans[0]
+    blocks = [block for of_half in own.values() for block in of_half[0].blocks]
+    saving = small.num_parameters() - limit
+    best = max(
+        sum(one.energy for one in picked)
+        for picked in itertools.product(*blocks)
+        if sum(one.saved for one in picked) >= saving
+    )
+    linears = sum(of_half[0].linears for of_half in own.values())
+    others = linears - sum(len(block[0].modules) for block in blocks)
+    assert plan.energy == pytest.approx((best + others) / linears)
+
+
+@pytest.mark.parametrize("family", ["marian", "m2m_100", "t5", "mt5"])
+def test_a_plan_is_as_large_as_its_export_to_the_byte(family, tmp_path):
+    model = uneven_model(family)
+    layers, before = read_layers(model), {name: one.clone() for name, one in model.state_dict().items()}
+    for number, (budget, limit) in enumerate(
+        [("max_parameters", int(0.7 * model.num_parameters())), ("max_megabytes", 2.5e-6 * model.num_parameters())]
+    ):
+        planned = make_plan(model, layers, budget, limit)
+        assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+        core = partition_(uneven_model(family), planned.partitions)
+        report = export_core(core, tmp_path / str(number))
+        assert (report.parameters, report.size_bytes) == (planned.plans[0].parameters, planned.size_bytes)
+        need = report.parameters if budget == "max_parameters" else report.size_bytes / 1e6
+        assert 0.9 * limit <= need <= limit
+
+
+def test_a_plan_cuts_where_little_is_lost_by_rank_width_and_depth(model, layers):
+    def parts(share, **options):
+        return make_plan(model, layers, "max_parameters", int(share * model.num_parameters()), **options).partitions
+
+    methods = {part.method for share in (0.75, 0.6) for part in parts(share)}
+    assert methods == {"rank", "width"}
+    depth, *others = parts(0.5, depth={"decoder": 1})
+    assert depth == PartitionConfig(method="depth", decoder_layers=[1]) and others
+    assert not any("decoder.layers.1" in module for part in others for module in (part.ranks or part.target_modules))
+
+
+def test_energies_are_those_of_the_cores_that_are_made(model, layers):
+    layer = layers["encoder"][1]
+    wide = next(one for block in layer.blocks for one in block if one.width == 0.5)
+    low = next(one for block in layer.blocks for one in block if len(one.ranks) == 2)
+    for choice in (wide, low):
+        core = partition_(uneven_model(), partitions_of({}, [choice]))
+        energy = saved = 0
+        for name in choice.modules:
+            full, part = model.get_submodule(name).weight, core.get_submodule(name)
+            kept = part.merged_weight(0) if choice.ranks else part.at(0)[0]
+            energy += (kept.square().sum() / full.square().sum()).item()
+        saved = model.num_parameters() - count_parameters(core, "core")
+        assert choice.energy == pytest.approx(energy, rel=1e-4) and choice.saved == saved
+
+
+def test_nothing_fits_or_everything_does_or_the_model_is_no_such(model, layers):
+    with pytest.raises(
+        ValueError, match=r"no core fits max_parameters=99: .* of 1 encoder and 1 decoder layers, needs"
+    ):
+        make_plan(model, layers, "max_parameters", 99)
+    with pytest.raises(
+        ValueError, match=r"1 decoder layers, needs 0\.\d+ MB\. Allow .* leave the number of layers open"
+    ):
+        make_plan(model, layers, "max_megabytes", 0.001, depth={"encoder": 2, "decoder": 1})
+    smallest = plan_module._Search(model, layers, None).smallest(plan_module._depths(model, layers, {}))
+    assert make_plan(model, layers, "max_parameters", smallest.parameters).plans[0].parameters == smallest.parameters
+    with pytest.raises(ValueError, match="no core fits"):
+        make_plan(model, layers, "max_parameters", smallest.parameters - 1)
+    with pytest.raises(ValueError, match=r"enough for the full network, of [\d,]+ parameters, which needs no core"):
+        make_plan(model, layers, "max_parameters", model.num_parameters())
+    with pytest.raises(ValueError, match="decoder_layers=3, but the model has 2 decoder layers; write 1 to 2"):
+        make_plan(model, layers, "max_parameters", 9e9, depth={"decoder": 3})
+    t5, t5_layers = tiny_model("t5"), read_layers(tiny_model("t5"))
+    with pytest.raises(ValueError, match="more decoder than encoder layers"):
+        make_plan(t5, t5_layers, "max_parameters", 9e9, depth={"encoder": 1, "decoder": 2})
+    with pytest.raises(ValueError, match="partitioned already, or a core; give the full/ export of its run"):
+        read_layers(partition_(tiny_model("marian"), PartitionConfig()))
+    linear = torch.nn.Linear(2, 2)
+    linear.config = SimpleNamespace(model_type="linear")
+    with pytest.raises(ValueError, match=r"a plan knows the layers of marian, .*, and not those of this Linear"):
+        read_layers(linear)
+
+
+class FakeStopwatch:
+    """A machine on which every number takes a time, and every factor another; `bend` makes it less than a line."""
+
+    full_ms = 100.0
+    tokens = 7
+
+    def __init__(self, model, bend=0.0):
+        self.model, self.bend, self.measured = model, bend, []
+        linears = (name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear))
+        self.calls = {name: 7 if ".decoder." in name and "encoder_attn.k" not in name else 1 for name in linears}
+
+    def share(self, partition):
+        parts = partition_structure_(tiny_model("marian"), partition)
+        numbers = count_parameters(parts, "core") / self.model.num_parameters()
+        factors = sum(len(part.ranks or ()) for part in partition.parts)
+        share = 0.2 + 0.8 * numbers + 0.002 * factors
+        self.measured.append(share)
+        return share + self.bend * (1 - share) ** 2
+
+
+def test_times_are_predicted_from_a_few_networks(model, layers):
+    stopwatch = FakeStopwatch(model)
+    times = Times(layers, stopwatch, progress=False)
+    assert len(stopwatch.measured) == 8
+    planned = make_plan(model, layers, "max_parameters", int(0.6 * model.num_parameters()))
+    plan = planned.plans[0]
+    kept = {half: len(of) for half, of in plan.kept.items()}
+    predicted = times.of_depth(kept) + sum(map(times.of_choice, plan.choices))
+    assert predicted == pytest.approx(stopwatch.share(composed(planned.partitions)), rel=0.02)
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.6])
+def test_a_limit_of_time_is_kept_as_measured_and_predicted_within_a_tenth(model, layers, bend):
+    stopwatch = FakeStopwatch(model, bend)
+    planned = make_plan(model, layers, "max_latency_ms", 75.0, stopwatch=stopwatch, progress=False)
+    assert planned.measured_ms == 100 * stopwatch.share(composed(planned.partitions)) <= 75
+    assert abs(planned.predicted_ms / planned.measured_ms - 1) <= 0.1
+    assert "latency (ms)" in render_depths(planned)
+    with pytest.raises(ValueError, match=r"no core fits max_latency_ms=5: .* layers, needs [\d.]+ ms"):
+        make_plan(model, layers, "max_latency_ms", 5, stopwatch=FakeStopwatch(model, bend), progress=False)
+
+
+def test_times_that_vary_too_much_are_no_basis_for_a_plan(model, layers):
+    stopwatch = FakeStopwatch(model)
+    share, turn = stopwatch.share, itertools.count()
+    stopwatch.share = lambda partition: share(partition) * (0.6 if next(turn) % 2 else 1.2)
+    with pytest.raises(ValueError, match=r"predicted to take [\d.]+; times vary too much here\. Give more --rounds"):
+        make_plan(model, layers, "max_latency_ms", 75.0, stopwatch=stopwatch, progress=False)
+
+
+def test_a_stopwatch_lets_all_networks_decode_equally_many_tokens(model, tmp_path):
+    tokenizer = trained_tokenizer(tmp_path)
+    stopwatch = Stopwatch(model, tokenizer, [*GERMAN, ""], batch_size=2, num_beams=2, rounds=1)
+    assert stopwatch.share(PartitionConfig(method="depth", decoder_layers=[1])) > 0 < stopwatch.full_ms
+    lengths = sorted(len(tokenizer(text)["input_ids"]) for text in GERMAN)
+    assert stopwatch.tokens == lengths[2]
+    assert stopwatch._decoder(stopwatch._full)().shape == (2, 1 + stopwatch.tokens)
+    calls = stopwatch.calls
+    assert calls["model.encoder.layers.0.fc1"] == calls["model.decoder.layers.1.encoder_attn.k_proj"] == 1
+    assert calls["model.decoder.layers.1.fc1"] == stopwatch.tokens
+    with pytest.raises(ValueError, match="sentences holds 1 with text, and a batch 2"):
+        Stopwatch(model, tokenizer, ["eins", " "], batch_size=2)
+
+
+def test_the_command_writes_a_recipe_that_trains_the_core_it_promised(tmp_path, monkeypatch, capsys):
+    model, other, tokenizer = tmp_path / "model", tmp_path / "other", trained_tokenizer(tmp_path / "tokenizer")
+    tiny_model("marian").save_pretrained(model)
+    tiny_model("marian", encoder_layers=3).save_pretrained(other)
+    for directory in (model, other):
+        tokenizer.save_pretrained(directory)
+    for part, (language, lines) in itertools.product(["train", "test"], [("de", GERMAN), ("en", ENGLISH)]):
+        (tmp_path / f"{part}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    prefixes = (f"--{part}_prefix={tmp_path / part}" for part in ("train", "test"))
+    training = ["--use_cpu", "--report_to", "none", *prefixes]
+    recipe = tmp_path / "plan.yaml"
+
+    def plan(*words, status=None):
+        words = [*words, *([] if "--output" in words else ["--output", tmp_path / "bad.yaml"])]
+        if status is None:
+            run_here("plan.py", *words, monkeypatch=monkeypatch)
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit, match=status):
+            run_here("plan.py", *words, monkeypatch=monkeypatch)
+        return None
+
+    printed = plan(model, "--max_megabytes", 0.16, "--output", recipe)
+    assert "the plan" in printed and "encoder 0" in printed
+    assert recipe.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    promised = yaml.safe_load(recipe.read_text(encoding="utf-8"))["core_parameters"]
+
+    begun = begin("--recipe", recipe, "--output_dir", tmp_path / "run", *training)
+    report = export_core(begun.model, tmp_path / "core")
+    assert report.parameters == promised and report.size_bytes <= 160_000
+    assert f"A core of {promised:,} parameters, {report.size_bytes:,} bytes: {recipe}" in printed
+
+    message = rf"--core_parameters {promised}, but the core of this MarianMTModel has \d+: the plan is that of another"
+    with pytest.raises(SystemExit, match=message):
+        begin("--recipe", recipe, "--model_name_or_path", other, "--output_dir", tmp_path / "no", *training)
+    plan(model, "--max_megabytes", "0", status="2")
+    plan(model, "--max_megabytes", "1", "--max_parameters", "1M", status="2")
+    plan(model, "--max_megabytes", "0.001", status=r"plan\.py: no core fits max_megabytes=0\.001")
+    plan(model, "--max_parameters", "5q", status="max_parameters='5q' is not a whole number")
+    plan(model, "--max_megabytes", "1", "--output", tmp_path / "none" / "plan.yaml", status="cannot be written")
+    plan(tmp_path / "core", "--max_parameters", "1k", status="partitioned already, or a core")
+    assert not list(tmp_path.glob("bad.*"))
+
+
+def test_the_table_shows_ranks_and_widths(model, layers, tmp_path):
+    planned = make_plan(model, layers, "max_parameters", int(0.6 * model.num_parameters()))
+    table = render_plan(layers, planned.plans[0])
+    columns = ["self_attn.k_proj", "self_attn.q_proj", "fc1", "fc2", "encoder_attn.k_proj", "encoder_attn.q_proj"]
+    assert sorted(table.splitlines()[0].split()) == sorted(["layer", *columns])
+    ranks = {module: rank for part in planned.partitions for module, rank in (part.ranks or {}).items()}
+    assert all(str(rank) in table for rank in ranks.values()) and "wide" in table
+    plot_spectra(layers, ranks, tmp_path / "spectra.png", "a model")
+    assert (tmp_path / "spectra.png").read_bytes().startswith(b"\x89PNG")
