@@ -11,7 +11,8 @@ module of the preset (queries, keys, feed-forward) or the width of each feed-for
 much of the weights' energy as it can. Energy is the squared norm; a layer's counts relative to its own, a dropped
 layer's is lost, and the plan keeps the largest mean. That says nothing of how well the core will translate, and least
 of all about depth: what a whole layer is worth shows in training. So the table has the best plan of each depth, and
---encoder_layers and --decoder_layers take another row of it.
+--encoder_layers and --decoder_layers take another row of it. With --calibration_sentences, a hundred or so like those
+to be translated, energy is that of the layers' outputs on them, and on the model's own translations.
 
 Parameters and megabytes (10^6 bytes) are those of the core's export in float32, to the last byte. Milliseconds are
 measured here, in PyTorch on the CPU: those of generate for a batch of sentences of median length, into as many tokens
@@ -33,6 +34,7 @@ from hf_ats.deployment import (
     BUDGETS,
     Stopwatch,
     generated_sentences,
+    input_moments,
     make_plan,
     parse_limit,
     plot_spectra,
@@ -41,7 +43,7 @@ from hf_ats.deployment import (
     render_plan,
     render_recipe,
 )
-from hf_ats.run import check_output, count, manual_parser, user_errors
+from hf_ats.run import check_output, count, manual_parser, source_prefix, user_errors
 from hf_ats.storage import write_file
 
 
@@ -57,6 +59,9 @@ def main() -> None:
     parser.add_argument("--encoder_layers", type=count, help="of the core (default: as many as keep the most)")
     parser.add_argument("--decoder_layers", type=count, help="likewise")
     parser.add_argument("--output", type=Path, default=Path("plan.yaml"), help="the recipe (default: plan.yaml)")
+    parser.add_argument(
+        "--calibration_sentences", type=Path, help="source text that weights the energies, one a line (default: none)"
+    )
     parser.add_argument(
         "--sentences", type=Path, help="source text to time, one a line (default: generated German dates and prices)"
     )
@@ -79,12 +84,20 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
 
     model = load_network(arguments.model, dtype=torch.float32)
-    layers = read_layers(model)
+    tokenizer = (
+        load_tokenizer(arguments.model) if arguments.calibration_sentences or kind == "max_latency_ms" else None
+    )
+    moments = None
+    if arguments.calibration_sentences:
+        prefix = source_prefix(model)
+        lines = [prefix + line for line in read_lines(arguments.calibration_sentences) if line.strip()]
+        moments = input_moments(model, tokenizer, lines)
+    layers = read_layers(model, moments)
     stopwatch = None
     if kind == "max_latency_ms":
         stopwatch = Stopwatch(
             model,
-            load_tokenizer(arguments.model),
+            tokenizer,
             read_lines(arguments.sentences) if arguments.sentences else generated_sentences(),
             batch_size=arguments.batch_size,
             num_beams=arguments.num_beams,

@@ -1,8 +1,9 @@
 """What a core can keep of each layer: the share of its weights' energy by rank and by width, and a picture of it.
 
-The energy of a weight is the square of its Frobenius norm, the sum of its squared singular values. What a core keeps
-of it, `|V U|^2 / |W|^2` for the best `V U` of a rank, says nothing of the data, and nothing of how layers work
-together: it stands in for the quality of a core before training.
+The energy of a weight is the square of its Frobenius norm, the sum of its squared singular values, and a core keeps
+`1 - |W - W_core|^2 / |W|^2` of it: by rank the share of the leading singular values. With calibration sentences it is
+that of the outputs, `1 - |(W - W_core) X|^2 / |W X|^2`, where the columns of X are the layer's inputs on them. Neither
+says how layers work together: it stands in for the quality of a core before training.
 """
 
 import copy
@@ -17,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation import encode_sentences, in_eval_mode
 from ..partition import (
     PRESETS,
     WIDTH_PRESETS,
@@ -27,9 +30,9 @@ from ..partition import (
     find_by_model_type,
     is_partitioned,
     layer_stacks,
-    partition_,
-    partitioned_layers,
+    order_by_importance,
 )
+from ..remote_code import longest_input
 from ..storage import write_file
 
 RANK_RATIOS = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
@@ -75,11 +78,12 @@ class Layer:
     blocks: list[list[Choice]]
 
 
-def read_layers(model: PreTrainedModel) -> dict[str, list[Layer]]:
+def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None = None) -> dict[str, list[Layer]]:
     """Return the layers of each half, `"encoder"` and `"decoder"`, with what a core can keep of them.
 
     Args:
         model: an encoder-decoder with a preset, not partitioned; it is left as it is.
+        moments: what `input_moments` returns, to weight energies by the layers' inputs.
 
     Raises:
         ValueError: it is another, or a core.
@@ -97,23 +101,70 @@ def read_layers(model: PreTrainedModel) -> dict[str, list[Layer]]:
         )
     feed_forward = {suffix: role for suffix, role in roles.items() if role in ("out", "in")}
     return {
-        half: [_read_layer(f"{stack}.{index}", layer, targets, feed_forward) for index, layer in enumerate(layers)]
+        half: [
+            _read_layer(f"{stack}.{index}", layer, targets, feed_forward, moments or {})
+            for index, layer in enumerate(model.get_submodule(stack))
+        ]
         for half, stack in layer_stacks(model).items()
-        for layers in [model.get_submodule(stack)]
     }
 
 
-def _read_layer(name: str, layer: nn.Module, targets: Sequence[str], feed_forward: dict[str, str]) -> Layer:
+@torch.no_grad()
+def input_moments(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], progress: bool = True
+) -> dict[str, torch.Tensor]:
+    """Return the sum of `x x^T` over the inputs `x` of every linear layer, `(in, in)`, by the layer's name.
+
+    The decoder is shown the model's own greedy translations, of at most twice as many tokens as their sources and ten.
+
+    Args:
+        model: an encoder-decoder.
+        tokenizer: its tokenizer.
+        sentences (`list[str]`): source text, with the prefix that the model wants.
+        progress: whether to show a bar on standard error.
+
+    Raises:
+        ValueError: no sentence has text, or one is too long.
+    """
+    encoded = list(filter(None, encode_sentences(tokenizer, sentences, [model])))
+    if not encoded:
+        raise ValueError(f"the calibration has {len(sentences)} sentences, none with text; give some.")
+    sums: dict[str, torch.Tensor] = {}
+
+    def add(name: str, inputs: torch.Tensor) -> None:
+        rows = inputs.flatten(0, -2).float()
+        sums[name] = sums.get(name, 0) + rows.T @ rows
+
+    stacks = tuple(f"{stack}." for stack in layer_stacks(model).values())
+    named = {n: one for n, one in model.named_modules() if isinstance(one, nn.Linear) and n.startswith(stacks)}
+    config = copy.deepcopy(model.generation_config)
+    config.update(num_beams=1, do_sample=False, max_length=None)
+    positions = longest_input(model.config)
+    with in_eval_mode(model):
+        for row in tqdm(encoded, desc="calibration", unit=" sentences", disable=not progress):
+            config.max_new_tokens = min(10 + 2 * len(row), positions - 1)
+            source = torch.tensor([row])
+            target = model.generate(input_ids=source, generation_config=config)
+            hooks = [
+                one.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
+                for name, one in named.items()
+            ]
+            model(input_ids=source, decoder_input_ids=target)
+            for hook in hooks:
+                hook.remove()
+    return sums
+
+
+@torch.no_grad()
+def _read_layer(name: str, layer: nn.Module, targets: Sequence[str], feed_forward: dict[str, str], moments) -> Layer:
     linears = {inner: one for inner, one in layer.named_modules() if isinstance(one, nn.Linear)}
     chosen = {inner: one for inner, one in linears.items() if inner.rpartition(".")[2] in targets}
-    spectra = {inner: _spectrum(one.weight) for inner, one in chosen.items()}
+    spectra = {inner: _spectrum(one.weight, moments.get(f"{name}.{inner}")) for inner, one in chosen.items()}
     block = {inner: feed_forward[end] for inner in chosen if (end := inner.rpartition(".")[2]) in feed_forward}
-    groups = [[_of_rank(name, {inner: one}, spectra)] for inner, one in chosen.items() if inner not in block]
+    blocks = [_of_rank(name, {inner: one}, spectra) for inner, one in chosen.items() if inner not in block]
     if block:
-        groups.append([_of_rank(name, {inner: chosen[inner]}, spectra) for inner in block])
-    blocks = [_combined(group) for group in groups]
-    if block:
-        blocks[-1] += _of_width(name, layer, block)
+        by_rank = _combined([_of_rank(name, {inner: chosen[inner]}, spectra) for inner in block])
+        blocks.append(by_rank + _of_width(name, chosen, block, moments))
     return Layer(
         name,
         sum(parameter.numel() for parameter in layer.parameters()),
@@ -123,10 +174,14 @@ def _read_layer(name: str, layer: nn.Module, targets: Sequence[str], feed_forwar
     )
 
 
-@torch.no_grad()
-def _spectrum(weight: torch.Tensor) -> np.ndarray:
-    values = torch.linalg.svdvals(weight.float()).double().square().cumsum(0)
-    return (values / values[-1]).numpy() if values[-1] > 0 else np.ones(len(values))
+def _spectrum(weight: torch.Tensor, moment: torch.Tensor | None) -> np.ndarray:
+    if moment is None:
+        energies = torch.linalg.svdvals(weight.float()).double().square()
+    else:
+        _, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+        energies = (values.square() * ((right @ moment) * right).sum(1)).double()
+    kept = energies.cumsum(0)
+    return (kept / kept[-1]).numpy() if kept[-1] > 0 else np.ones(len(kept))
 
 
 def _of_rank(name: str, modules: dict[str, nn.Linear], spectra: dict[str, np.ndarray]) -> list[Choice]:
@@ -153,33 +208,26 @@ def _combined(group: list[list[Choice]]) -> list[Choice]:
     return first
 
 
-@torch.no_grad()
-def _of_width(name: str, layer: nn.Module, block: dict[str, str]) -> list[Choice]:
+def _of_width(name: str, linears: dict[str, nn.Linear], block: dict[str, str], moments) -> list[Choice]:
     """Return what is kept of a feed-forward block whose most important neurons stay."""
-    whole = nn.Module()
-    for inner in block:
-        whole.add_module(inner.rpartition(".")[2], copy.deepcopy(layer.get_submodule(inner)))
-    roles = {inner.rpartition(".")[2]: role for inner, role in block.items()}
-    sizes = {one.out_features for inner, one in whole.named_children() if roles[inner] == "out"}
-    ratios = [ratio for ratio in WIDTH_RATIOS if all(max(1, round(ratio * size)) < size for size in sizes)]
-    ratios = [b for a, b in zip([0, *ratios], ratios, strict=False) if all(round(a * n) < round(b * n) for n in sizes)]
-    if not ratios:
-        return []
-    partition_(whole, PartitionConfig("width", ratios, target_modules=roles, init="importance"))
-    parts = partitioned_layers(whole).values()
-    energies = [[one.at(level)[0].double().square().sum().item() for level in range(len(ratios) + 1)] for one in parts]
-    modules = tuple(f"{name}.{inner}" for inner in block)
-    return [
-        Choice(
-            modules,
-            {},
-            ratio,
-            sum(p.numel() for one in parts for p in one.parameters())
-            - sum(p.numel() for one in parts for p in one.parameters_at(level)),
-            sum(energy[level] / energy[-1] if energy[-1] else 1.0 for energy in energies),
-        )
-        for level, ratio in enumerate(ratios)
-    ]
+    order = order_by_importance(block, linears, dict.fromkeys(block, 1))
+    choices = []
+    for ratio in WIDTH_RATIOS:
+        width, saved, energy = max(1, round(ratio * len(order))), 0, 0.0
+        dropped = order[width:]
+        for inner, role in block.items():
+            linear, moment = linears[inner], moments.get(f"{name}.{inner}")
+            whole, weight = linear.weight.float(), torch.zeros_like(linear.weight, dtype=torch.float32)
+            if role == "out":
+                weight[dropped] = whole[dropped]
+            else:
+                weight[:, dropped] = whole[:, dropped]
+            lost, total = (one.square() if moment is None else (one @ moment) * one for one in (weight, whole))
+            energy += 1.0 if total.sum() <= 0 else 1 - (lost.double().sum() / total.double().sum()).item()
+            saved += len(dropped) * (len(whole) if role == "in" else whole.shape[1] + (linear.bias is not None))
+        if len(dropped):
+            choices.append(Choice(tuple(f"{name}.{inner}" for inner in block), {}, ratio, saved, energy))
+    return choices
 
 
 def partitions_of(fewer_layers: dict[str, int], choices: Iterable[Choice]) -> list[PartitionConfig]:

@@ -30,6 +30,7 @@ from .rank import LowRankSum, PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
 from .vocabulary import PartitionedEmbedding, PartitionedProjection, TableReader, VocabularyFactors
 from .width import PartitionedLinear
+from .width_plan import order_by_importance
 
 __all__ = [
     "ADAPTER",
@@ -71,6 +72,7 @@ __all__ = [
     "level_names",
     "names_of_levels",
     "num_levels",
+    "order_by_importance",
     "parameters_at_level",
     "partition_",
     "partition_from_adapter_",

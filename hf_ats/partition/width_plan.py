@@ -45,7 +45,7 @@ def plan_width(
     groups = {name: _heads(model, name) if role in _HEADS else 1 for name, role in roles.items()}
     orders = {}
     if config.init == "importance":
-        orders = {parent: _importance(block, targets, groups) for parent, block in blocks.items()}
+        orders = {parent: order_by_importance(block, targets, groups) for parent, block in blocks.items()}
     makers = {
         name: _maker(config, name, module, roles[name], groups[name], orders.get(_parent_of(name)))
         for name, module in targets.items()
@@ -170,8 +170,13 @@ def _refuse_unfit_convolutions(model: nn.Module, config: PartitionConfig) -> Non
 
 
 @torch.no_grad()
-def _importance(block: dict[str, str], targets: dict[str, nn.Module], groups: dict[str, int]) -> torch.Tensor:
+def order_by_importance(block: dict[str, str], targets: dict[str, nn.Module], groups: dict[str, int]) -> torch.Tensor:
     """Return the order of a block's neurons, or of the dimensions of each of its heads, the largest first.
+
+    Args:
+        block: the role of each layer by name.
+        targets: these layers, maybe among others.
+        groups: of each, the number of heads; 1 of a feed-forward layer.
 
     A neuron's size is the product of the norms of its rows and columns in the block's layers, and a dimension's that
     of its rows in query and key: what a weight of it can add to the output is at most that.

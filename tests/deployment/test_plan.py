@@ -9,7 +9,15 @@ import torch
 import yaml
 
 from hf_ats.checkpoint import export_core
-from hf_ats.deployment import Stopwatch, make_plan, plot_spectra, read_layers, render_depths, render_plan
+from hf_ats.deployment import (
+    Stopwatch,
+    input_moments,
+    make_plan,
+    plot_spectra,
+    read_layers,
+    render_depths,
+    render_plan,
+)
 from hf_ats.deployment import frontier as frontier_module
 from hf_ats.deployment import plan as plan_module
 from hf_ats.deployment.frontier import NOTHING, best_pair, frontier_of, joined
@@ -155,6 +163,42 @@ def test_energies_are_those_of_the_cores_that_are_made(model, layers):
             energy += (kept.square().sum() / full.square().sum()).item()
         saved = model.num_parameters() - count_parameters(core, "core")
         assert choice.energy == pytest.approx(energy, rel=1e-4) and choice.saved == saved
+
+
+@torch.no_grad()
+def test_with_calibration_sentences_energies_are_those_of_the_outputs(model, tmp_path):
+    tokenizer, names = trained_tokenizer(tmp_path), ["model.decoder.layers.1.fc1", "model.decoder.layers.1.fc2"]
+    seen = {name: [] for name in names}
+    for text in GERMAN[:2]:
+        source = tokenizer(text, return_tensors="pt")["input_ids"]
+        target = model.generate(source, num_beams=1, max_new_tokens=10 + 2 * source.shape[1])
+        hooks = [
+            model.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0][0]))
+            for name in names
+        ]
+        model(input_ids=source, decoder_input_ids=target)
+        for hook in hooks:
+            hook.remove()
+    layer = read_layers(model, input_moments(model, tokenizer, [*GERMAN[:2], " "], progress=False))["decoder"][1]
+    first, second = (model.get_submodule(name) for name in names)
+    sizes = torch.hypot(first.weight.norm(dim=1), first.bias) * second.weight.norm(dim=0)
+    kept = torch.zeros(64).index_fill(0, sizes.topk(32).indices, 1.0)
+    wide = next(one for block in layer.blocks for one in block if one.width == 0.5)
+    low = next(one for block in layer.blocks for one in block if len(one.ranks) == 2)
+    core = partition_(uneven_model(), partitions_of({}, [low]))
+    narrow = [first.weight * kept[:, None], second.weight * kept]
+    for choice, weights in (
+        (wide, narrow),
+        (low, [core.get_submodule(name).merged_weight(0) for name in names]),
+    ):
+        energy = 0
+        for name, weight in zip(names, weights, strict=True):
+            inputs, whole = torch.cat(seen[name]), model.get_submodule(name).weight
+            lost = (inputs @ (whole - weight).T).square().sum() / (inputs @ whole.T).square().sum()
+            energy += 1 - lost.item()
+        assert choice.energy == pytest.approx(energy, rel=1e-3)
+    with pytest.raises(ValueError, match="the calibration has 1 sentences, none with text; give some"):
+        input_moments(model, tokenizer, [" "])
 
 
 def test_nothing_fits_or_everything_does_or_the_model_is_no_such(model, layers):
