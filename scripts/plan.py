@@ -111,7 +111,7 @@ def main() -> None:
     print(f"{render_depths(planned)}\n\n{render_plan(layers, plan)}\n")
     if stopwatch is not None:
         print(
-            f"In PyTorch on {torch.get_num_threads()} threads, {stopwatch.tokens} tokens: "
+            f"In PyTorch, threads: {torch.get_num_threads()}, tokens: {stopwatch.tokens}: "
             f"{planned.measured_ms:.1f} ms measured, {planned.predicted_ms:.1f} predicted; "
             f"the full network {planned.full_ms:.1f}."
         )

@@ -274,15 +274,15 @@ def render_depths(planned: Planned, itemsize: int = 4) -> str:
     """Render a table of the best plan of each depth, the best of all first; at most 10."""
     chosen = planned.plans[0]
     beside = planned.size_bytes - itemsize * chosen.parameters  # what a file has beside the numbers
-    timed = planned.full_ms is not None
+    whole_ms = planned.predicted_ms and planned.predicted_ms / chosen.share  # as it was when the plan was made
     rows = []
     for plan in planned.plans[:_SHOWN]:
         size = (itemsize * plan.parameters + beside) / 1e6
         row = [str(len(plan.kept[half])) for half in ("encoder", "decoder")]
         row += [f"{plan.parameters:,}", f"{size:,.3f}"]
-        row += [f"{plan.share * planned.full_ms:,.1f}"] if timed else []
+        row += [f"{plan.share * whole_ms:,.1f}"] if whole_ms else []
         rows.append([*row, f"{100 * plan.energy:.1f}%", "the plan" if plan is chosen else ""])
-    header = ["encoder layers", "decoder layers", "parameters", "size (MB)", *(["latency (ms)"] if timed else [])]
+    header = ["encoder layers", "decoder layers", "parameters", "size (MB)", *(["latency (ms)"] if whole_ms else [])]
     table = align([*header, "energy", ""], rows, left=0)
     left_out = len(planned.plans) - _SHOWN
     return table + (f"\n({left_out} more depths fit, and keep less)" if left_out > 0 else "")
