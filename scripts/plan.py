@@ -15,8 +15,11 @@ of all about depth: what a whole layer is worth shows in training. So the table 
 to be translated, energy is that of the layers' outputs on them, and on the model's own translations.
 
 Parameters and megabytes (10^6 bytes) are those of the core's export in float32, to the last byte. Milliseconds are
-measured here, in PyTorch on the CPU: those of generate for a batch of sentences of median length, into as many tokens
-as the longest has. The plan's own time is measured in the end, beside its prediction.
+measured here, on the CPU, in the RUNTIME and with its QUANTIZATION: those of the translation of the sentence of median
+length, BATCH_SIZE times, into as many tokens as it has. The plan's own time is measured in the end, beside its
+prediction. Of all cores CTranslate2 runs those of a stock class only: with --runtime ctranslate2, for any budget, all
+feed-forward blocks of the encoder are equally wide, those of the decoder likewise, and no rank is low. ONNX Runtime
+runs all, and takes a while to convert each of some ten networks.
 
 The recipe goes to OUTPUT, and a picture of the spectra beside it, with .png in place of .yaml.
 """
@@ -32,6 +35,8 @@ from hf_ats.checkpoint import load_network, load_tokenizer
 from hf_ats.data import read_lines
 from hf_ats.deployment import (
     BUDGETS,
+    QUANTIZATIONS,
+    RUNTIMES,
     Stopwatch,
     generated_sentences,
     input_moments,
@@ -42,6 +47,7 @@ from hf_ats.deployment import (
     render_depths,
     render_plan,
     render_recipe,
+    require_runtime,
 )
 from hf_ats.run import check_output, count, manual_parser, source_prefix, user_errors
 from hf_ats.storage import write_file
@@ -68,7 +74,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=count, default=1, help="sentences translated at once (default: 1)")
     parser.add_argument("--num_beams", type=count, default=1, help="beams to time (default: 1)")
     parser.add_argument("--rounds", type=count, default=10, help="how often each network is timed (default: 10)")
-    parser.add_argument("--threads", type=count, help="of PyTorch (default: its own choice)")
+    parser.add_argument("--threads", type=count, help="of the runtime (default: PyTorch's own choice)")
+    parser.add_argument(
+        "--runtime",
+        choices=["pytorch", *RUNTIMES],
+        default="pytorch",
+        help="what the core will run in (default: pytorch)",
+    )
+    parser.add_argument(
+        "--quantization", choices=QUANTIZATIONS, default="float32", help="in another runtime (default: float32)"
+    )
     arguments = parser.parse_args()
     disable_progress_bar()
     kind = next(name for name in BUDGETS if getattr(arguments, name) is not None)
@@ -77,7 +92,15 @@ def main() -> None:
         limit = parse_limit(kind, limit)
     elif not 0 < limit < float("inf"):
         parser.error(f"--{kind} {limit:g} is not a budget; write {BUDGETS[kind]} above 0.")
+    if arguments.runtime != "pytorch":
+        require_runtime(arguments.runtime)
+    elif arguments.quantization != "float32":
+        parser.error(
+            f"--quantization {arguments.quantization} is one of another --runtime; name that, or leave it out."
+        )
     picture = arguments.output.with_suffix(".png")
+    if picture == arguments.output:
+        parser.error(f"--output {arguments.output} is the name of the picture; write one such as plan.yaml.")
     for output in (arguments.output, picture):
         check_output("--output", output)
     if arguments.threads:
@@ -102,16 +125,21 @@ def main() -> None:
             batch_size=arguments.batch_size,
             num_beams=arguments.num_beams,
             rounds=arguments.rounds,
+            runtime=arguments.runtime,
+            quantization=arguments.quantization,
         )
     given = {half: getattr(arguments, f"{half}_layers") for half in ("encoder", "decoder")}
     depth = {half: number for half, number in given.items() if number is not None}
-    planned = make_plan(model, layers, kind, limit, depth=depth, stopwatch=stopwatch)
+    planned = make_plan(
+        model, layers, kind, limit, depth=depth, stopwatch=stopwatch, stock=arguments.runtime == "ctranslate2"
+    )
     plan = planned.plans[0]
 
     print(f"{render_depths(planned)}\n\n{render_plan(layers, plan)}\n")
     if stopwatch is not None:
         print(
-            f"In PyTorch, threads: {torch.get_num_threads()}, tokens: {stopwatch.tokens}: "
+            f"In {arguments.runtime}, {arguments.quantization}, threads: {torch.get_num_threads()}, tokens: "
+            f"{stopwatch.tokens}: "
             f"{planned.measured_ms:.1f} ms measured, {planned.predicted_ms:.1f} predicted; "
             f"the full network {planned.full_ms:.1f}."
         )

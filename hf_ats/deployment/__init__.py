@@ -1,4 +1,4 @@
-"""What belongs here helps to deploy a run: which of its networks to take, and the runtimes that it can run in."""
+"""What belongs here helps to deploy: which core to train, which network to take, and the runtimes that it runs in."""
 
 from .choose import (
     Level,

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 # So many points of a frontier are kept, the best in each of as many equal intervals of the cost. Costs stay exact; a
 # network of few layers has fewer points, and then the result is the best there is.
-_POINTS = 1500
+_POINTS = 800
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The core that a model can have within a budget: chosen layer by layer, before any training."""
 
 import functools
+import itertools
 import math
 import tempfile
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 from transformers import PreTrainedModel
 
@@ -15,14 +17,14 @@ from ..checkpoint import blank_core, save_network, weights_size
 from ..partition import PartitionConfig, kept_layers, layer_stacks
 from ..results import align
 from .frontier import NOTHING, Frontier, best_pair, frontier_of, joined
-from .spectra import Choice, Layer, composed, partitions_of, path_in_layer
+from .spectra import WIDTH_RATIOS, Choice, Layer, composed, partitions_of, path_in_layer, stock_groups
 from .stopwatch import Stopwatch, Times
 
 BUDGETS = {"max_parameters": "parameters", "max_megabytes": "MB", "max_latency_ms": "ms"}
 """The limits that a plan can keep, and their units; a megabyte is 10^6 bytes of the weights in float32."""
 
 _SHOWN = 10  # rows of the table of depths
-_TRIES = 10
+_TRIES = 10  # plans that are timed
 _OFF = 0.1  # the most that a predicted time is off, as a share of the measured
 
 
@@ -78,6 +80,7 @@ def make_plan(
     *,
     depth: dict[str, int] | None = None,
     stopwatch: Stopwatch | None = None,
+    stock: bool = False,
     progress: bool = True,
 ) -> Planned:
     """Return the core within a budget that keeps the most energy of its model's weights.
@@ -94,6 +97,8 @@ def make_plan(
         depth: the number of layers that the core has, for `"encoder"`, `"decoder"`, or both; otherwise all numbers are
             tried.
         stopwatch: for a limit of time.
+        stock: whether the core is to be of the stock class, as CTranslate2 wants it: no low rank, and feed-forward
+            blocks of equal width in each half, for T5 in both.
         progress: whether to show a bar while times are measured.
 
     Raises:
@@ -108,11 +113,13 @@ def make_plan(
     ```
     """
     depths = _depths(model, layers, depth or {})
-    times = Times(layers, stopwatch, progress) if stopwatch is not None else None
+    groups = stock_groups(model) if stock else None
+    times = Times(layers, stopwatch, groups, progress) if stopwatch is not None else None
     itemsize = model.dtype.itemsize
     aim = limit  # a file has more than its numbers, and the next try is that much smaller
-    for _ in range(_TRIES):
-        search = _Search(model, layers, times)
+    timed = 0
+    while timed < _TRIES:
+        search = _Search(model, layers, times, groups)
         unit = {"max_megabytes": itemsize / 1e6, "max_latency_ms": stopwatch and stopwatch.full_ms}.get(budget, 1)
         fitting = search.within(depths, aim / unit * (1 + 1e-12))  # rounding must not lose the last number
         plans = fitting or [search.smallest(depths)]
@@ -134,11 +141,12 @@ def make_plan(
             )
         if times is None:
             aim -= need - limit
-        else:
-            times.learn(_numbers(plans[0].kept), plans[0].choices, need / planned.full_ms)
+            continue
+        times.learn(_numbers(plans[0].kept), plans[0].choices, need / planned.full_ms)
+        timed += 1
     raise ValueError(
         f"{budget}={limit:g}: the last plan took {need:.2f} ms and was predicted to take {planned.predicted_ms:.2f}; "
-        "times vary too much here. Give more --rounds, or wait until the machine is idle."
+        "times vary too much here. Give more rounds, or wait until the machine is idle."
     )
 
 
@@ -193,8 +201,14 @@ def _depths(model: PreTrainedModel, layers: dict[str, list[Layer]], given: dict[
 class _Search:
     """The best choices for each depth, by what they cost: numbers, or shares of time."""
 
-    def __init__(self, model: PreTrainedModel, layers: dict[str, list[Layer]], times: Times | None):
-        self._layers, self._times = layers, times
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: dict[str, list[Layer]],
+        times: Times | None,
+        stock: list[list[str]] | None = None,
+    ):
+        self._layers, self._times, self._stock = layers, times, stock
         self._most = model.num_parameters()
         self._linears = sum(layer.linears for of_half in layers.values() for layer in of_half)
         self._of_layer = functools.cache(self._of_layer)
@@ -209,21 +223,37 @@ class _Search:
         """Return the cheapest plan of all."""
 
         def least(kept):
-            return self._base(kept) + sum(self._of_half(half, of).costs[0] for half, of in kept.items())
+            return self._base(kept) + min(first.costs[0] + second.costs[0] for first, second in self._pairs(kept))
 
         kept = min(depths, key=least)
         return self._best(kept, least(kept) + 1e-9)
 
     def _best(self, kept: dict[str, tuple[int, ...]], limit: float) -> Plan | None:
         base = self._base(kept)
-        found = best_pair(*(self._of_half(half, of) for half, of in kept.items()), limit - base)
-        if found is None:
+        found = [best_pair(*pair, limit - base) for pair in self._pairs(kept)]
+        found = [one for one in found if one is not None]
+        if not found:
             return None
-        cost, value, choices = found
+        cost, value, choices = max(found, key=lambda one: one[1])
         others = sum(self._others(half, index) for half, of in kept.items() for index in of)
         held = self._whole(kept) - sum(choice.saved for choice in choices)
         share = base + cost if self._times is not None else None
         return Plan(kept, choices, held, (value + others) / self._linears, share)
+
+    def _pairs(self, kept: dict[str, tuple[int, ...]]) -> list[list[Frontier]]:
+        """Return the frontiers of both halves; of a stock class for each width that its halves can have."""
+        if self._stock is None:
+            return [[self._of_half(half, of) for half, of in kept.items()]]
+        pairs = []
+        for widths in itertools.product((None, *WIDTH_RATIOS), repeat=len(self._stock)):
+            by_half = {half: width for halves, width in zip(self._stock, widths, strict=True) for half in halves}
+            pairs.append([self._of_width(half, of, by_half[half]) for half, of in kept.items()])
+        return pairs
+
+    def _of_width(self, half: str, kept: tuple[int, ...], width: float | None) -> Frontier:
+        choices = [choice for index in kept for choice in self._layers[half][index].of_width(width)]
+        cost, energy = sum(map(self._cost, choices)), sum(choice.energy for choice in choices)
+        return Frontier(np.array([float(cost)]), np.array([energy]), lambda point: choices)
 
     def _base(self, kept: dict[str, tuple[int, ...]]) -> float:
         """Return the cost of a depth whose layers are whole."""
@@ -248,10 +278,12 @@ class _Search:
     def _of_half(self, half: str, kept: tuple[int, ...]) -> Frontier:
         return functools.reduce(joined, (self._of_layer(half, index) for index in kept), NOTHING)
 
+    def _cost(self, choice: Choice) -> float:
+        return -choice.saved if self._times is None else self._times.of_choice(choice)
+
     def _of_layer(self, half: str, index: int) -> Frontier:
-        cost = (lambda choice: -choice.saved) if self._times is None else self._times.of_choice
         frontiers = (
-            frontier_of(block, map(cost, block), (choice.energy for choice in block))
+            frontier_of(block, map(self._cost, block), (choice.energy for choice in block))
             for block in self._layers[half][index].blocks
         )
         return functools.reduce(joined, frontiers)

@@ -77,6 +77,13 @@ class Layer:
     spectra: dict[str, np.ndarray]
     blocks: list[list[Choice]]
 
+    def of_width(self, width: float | None) -> list[Choice]:
+        """Return the choices of a layer in which only the feed-forward block is narrower, or nothing; one a block."""
+        found = (
+            next((one for one in block if one.width == width and not one.ranks), block[0]) for block in self.blocks
+        )
+        return list(found)
+
 
 def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None = None) -> dict[str, list[Layer]]:
     """Return the layers of each half, `"encoder"` and `"decoder"`, with what a core can keep of them.
@@ -228,6 +235,12 @@ def _of_width(name: str, linears: dict[str, nn.Linear], block: dict[str, str], m
         if len(dropped):
             choices.append(Choice(tuple(f"{name}.{inner}" for inner in block), {}, ratio, saved, energy))
     return choices
+
+
+def stock_groups(model: PreTrainedModel) -> list[list[str]]:
+    """Return the halves whose feed-forward blocks are equally wide in a stock class, which T5's are in both."""
+    halves = list(layer_stacks(model))
+    return [halves] if hasattr(model.config, "d_ff") else [[half] for half in halves]
 
 
 def partitions_of(fewer_layers: dict[str, int], choices: Iterable[Choice]) -> list[PartitionConfig]:

@@ -1,6 +1,7 @@
 """A plan for a budget: what it holds, that it is the best there is, what it takes, and the command."""
 
 import itertools
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from hf_ats.checkpoint import export_core
+from hf_ats.checkpoint import export_core, load_network
 from hf_ats.deployment import (
     Stopwatch,
     input_moments,
@@ -275,22 +276,69 @@ def test_times_that_vary_too_much_are_no_basis_for_a_plan(model, layers):
     stopwatch = FakeStopwatch(model)
     share, turn = stopwatch.share, itertools.count()
     stopwatch.share = lambda partition: share(partition) * (0.6 if next(turn) % 2 else 1.2)
-    with pytest.raises(ValueError, match=r"predicted to take [\d.]+; times vary too much here\. Give more --rounds"):
+    with pytest.raises(ValueError, match=r"predicted to take [\d.]+; times vary too much here\. Give more rounds"):
         make_plan(model, layers, "max_latency_ms", 75.0, stopwatch=stopwatch, progress=False)
 
 
-def test_a_stopwatch_lets_all_networks_decode_equally_many_tokens(model, tmp_path):
+def test_a_stopwatch_lets_all_networks_decode_equally_many_tokens(model, tmp_path, monkeypatch):
     tokenizer = trained_tokenizer(tmp_path)
     stopwatch = Stopwatch(model, tokenizer, [*GERMAN, ""], batch_size=2, num_beams=2, rounds=1)
     assert stopwatch.share(PartitionConfig(method="depth", decoder_layers=[1])) > 0 < stopwatch.full_ms
-    lengths = sorted(len(tokenizer(text)["input_ids"]) for text in GERMAN)
-    assert stopwatch.tokens == lengths[2]
-    assert stopwatch._decoder(stopwatch._full)().shape == (2, 1 + stopwatch.tokens)
+    assert stopwatch.tokens == sorted(len(tokenizer(text)["input_ids"]) for text in GERMAN)[2]
+    assert stopwatch._full().shape == (2, 1 + stopwatch.tokens)
     calls = stopwatch.calls
     assert calls["model.encoder.layers.0.fc1"] == calls["model.decoder.layers.1.encoder_attn.k_proj"] == 1
     assert calls["model.decoder.layers.1.fc1"] == stopwatch.tokens
-    with pytest.raises(ValueError, match="sentences holds 1 with text, and a batch 2"):
-        Stopwatch(model, tokenizer, ["eins", " "], batch_size=2)
+    with pytest.raises(ValueError, match="sentences holds 1, none with text"):
+        Stopwatch(model, tokenizer, [" "])
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    with pytest.raises(ValueError, match=r"'ctranslate2' needs the package ctranslate2"):
+        Stopwatch(model, tokenizer, GERMAN, runtime="ctranslate2")
+
+
+def test_ctranslate2_is_timed_with_cores_of_the_stock_class(tmp_path):
+    pytest.importorskip("ctranslate2")
+    model = tiny_model("marian")
+    with torch.no_grad():
+        model.get_decoder().embed_tokens.weight[-1] = 0  # that of <pad>
+    stopwatch = Stopwatch(
+        model, trained_tokenizer(tmp_path), GERMAN, batch_size=2, rounds=1, runtime="ctranslate2", quantization="int8"
+    )
+    narrow = PartitionConfig("width", [0.25], target_modules=["fc1", "fc2"])
+    assert stopwatch.share(composed([PartitionConfig(method="depth", decoder_layers=[1]), narrow])) > 0
+    assert [len(row) for row in stopwatch._full()] == [stopwatch.tokens] * 2
+
+
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_a_plan_of_a_stock_class_is_the_best_of_its_widths_and_depths(family, tmp_path):
+    model = uneven_model(family)
+    layers = read_layers(model)
+    planned = make_plan(model, layers, "max_parameters", int(0.7 * model.num_parameters()), stock=True)
+    assert all(part.method != "rank" for part in planned.partitions)
+    report = export_core(partition_(uneven_model(family), planned.partitions), tmp_path / "core")
+    assert report.parameters == planned.plans[0].parameters
+    assert type(load_network(tmp_path / "core")) is type(model)
+    # Every depth and width that fits is as good at most.
+    groups = [["encoder", "decoder"]] if family == "t5" else [["encoder"], ["decoder"]]
+    plans = [one for one in planned.plans if one.kept == planned.plans[0].kept]
+    for widths in itertools.product([None, 0.25, 0.5, 0.75], repeat=len(groups)):
+        width = {half: one for halves, one in zip(groups, widths, strict=True) for half in halves}
+        choices = [c for half, of_half in layers.items() for layer in of_half for c in layer.of_width(width[half])]
+        if sum(one.saved for one in choices) >= 0.3 * model.num_parameters():
+            linears = sum(layer.linears for of_half in layers.values() for layer in of_half)
+            others = linears - sum(len(one.modules) for one in choices)
+            assert plans[0].energy >= (others + sum(one.energy for one in choices)) / linears - 1e-9
+
+
+def test_times_of_stock_classes_need_no_others(model, layers):
+    stopwatch = FakeStopwatch(model)
+    for groups, number in (([["encoder"], ["decoder"]], 4), ([["encoder", "decoder"]], 4)):
+        stopwatch.measured.clear()
+        times = Times(layers, stopwatch, groups, progress=False)
+        assert len(stopwatch.measured) == number
+        choices = [one for of_half in layers.values() for layer in of_half for one in layer.of_width(0.5)]
+        predicted = times.of_depth({"encoder": 2, "decoder": 2}) + sum(map(times.of_choice, choices))
+        assert predicted == pytest.approx(stopwatch.share(composed(partitions_of({}, choices))), rel=0.02)
 
 
 def test_the_command_writes_a_recipe_that_trains_the_core_it_promised(tmp_path, monkeypatch, capsys):
@@ -329,6 +377,8 @@ def test_the_command_writes_a_recipe_that_trains_the_core_it_promised(tmp_path, 
         begin("--recipe", recipe, "--model_name_or_path", other, "--output_dir", tmp_path / "no", *training)
     plan(model, "--max_megabytes", "0", status="2")
     plan(model, "--max_megabytes", "1", "--max_parameters", "1M", status="2")
+    plan(model, "--max_megabytes", "1", "--output", tmp_path / "plan.png", status="2")
+    plan(model, "--max_megabytes", "1", "--quantization", "int8", status="2")
     plan(model, "--max_megabytes", "0.001", status=r"plan\.py: no core fits max_megabytes=0\.001")
     plan(model, "--max_parameters", "5q", status="max_parameters='5q' is not a whole number")
     plan(model, "--max_megabytes", "1", "--output", tmp_path / "none" / "plan.yaml", status="cannot be written")
