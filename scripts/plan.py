@@ -8,11 +8,11 @@
 MODEL is a directory or an id of the Hub: a stock model of the seven families, such as the full/ export of a run. For
 every number of encoder and decoder layers, evenly spaced, the budget is spent layer by layer, on the rank of each
 module of the preset (queries, keys, feed-forward) or the width of each feed-forward block, so that the core keeps as
-much of the weights' energy as it can. Energy is the squared norm; a layer's counts relative to its own, a dropped
-layer's is lost, and the plan keeps the largest mean. That says nothing of how well the core will translate, and least
-of all about depth: what a whole layer is worth shows in training. So the table has the best plan of each depth, and
---encoder_layers and --decoder_layers take another row of it. With --calibration_sentences, a hundred or so like those
-to be translated, energy is that of the layers' outputs on them, and on the model's own translations.
+much of the weights' energy as it can: the share of each weight's squared norm, in the mean by size; of a layer that
+is dropped, nothing. That says little of how well the core will translate, and least of all about depth: what a whole
+layer is worth shows in training. So the table has the best plan of each depth, and --encoder_layers and
+--decoder_layers take another row of it. With --calibration_sentences, a hundred or so like those to be translated,
+energy is that of the layers' outputs on them, and on the model's own translations.
 
 Parameters and megabytes (10^6 bytes) are those of the core's export in float32, to the last byte. Milliseconds are
 measured here, on the CPU, in the RUNTIME and with its QUANTIZATION: those of the translation of the sentence of median
@@ -110,18 +110,20 @@ def main() -> None:
     tokenizer = (
         load_tokenizer(arguments.model) if arguments.calibration_sentences or kind == "max_latency_ms" else None
     )
+
+    def sources(lines: list[str]) -> list[str]:
+        return [source_prefix(model) + line for line in lines if line.strip()]
+
     moments = None
     if arguments.calibration_sentences:
-        prefix = source_prefix(model)
-        lines = [prefix + line for line in read_lines(arguments.calibration_sentences) if line.strip()]
-        moments = input_moments(model, tokenizer, lines)
+        moments = input_moments(model, tokenizer, sources(read_lines(arguments.calibration_sentences)))
     layers = read_layers(model, moments)
     stopwatch = None
     if kind == "max_latency_ms":
         stopwatch = Stopwatch(
             model,
             tokenizer,
-            read_lines(arguments.sentences) if arguments.sentences else generated_sentences(),
+            sources(read_lines(arguments.sentences) if arguments.sentences else generated_sentences()),
             batch_size=arguments.batch_size,
             num_beams=arguments.num_beams,
             rounds=arguments.rounds,

@@ -36,7 +36,8 @@ class Plan:
         kept: by half, the indices of the layers that it keeps.
         choices: for each module or feed-forward block of these layers.
         parameters: how many numbers its export holds.
-        energy: the mean share of energy that it keeps of the linear layers of all layers; of those that it drops, 0.
+        energy: the share of energy that it keeps of a weight, the mean over the linear layers of all layers, by size;
+            of those that it drops, 0.
         share: its time, as a share of the full network's, as it was predicted; None if nothing was measured.
     """
 
@@ -271,9 +272,9 @@ class _Search:
         )
         return self._most - sum(dropped)
 
-    def _others(self, half: str, index: int) -> int:
+    def _others(self, half: str, index: int) -> float:
         layer = self._layers[half][index]
-        return layer.linears - sum(len(block[0].modules) for block in layer.blocks)
+        return layer.linears - sum(block[0].energy for block in layer.blocks)
 
     def _of_half(self, half: str, kept: tuple[int, ...]) -> Frontier:
         return functools.reduce(joined, (self._of_layer(half, index) for index in kept), NOTHING)

@@ -48,7 +48,7 @@ class Choice:
         ranks: the rank of each that is of low rank.
         width: the share of a block's neurons; None for all of them.
         saved: how many numbers fewer these modules hold then, biases included.
-        energy: the sum of the shares of energy that they keep, 1 for each that is whole.
+        energy: the sum of the shares of energy that they keep, each times the size `in * out` of its weight.
     """
 
     modules: tuple[str, ...]
@@ -65,7 +65,7 @@ class Layer:
     Attributes:
         name: the dotted name.
         numbers: how many numbers it holds.
-        linears: how many linear layers are in it.
+        linears: the size of all weights of its linear layers.
         spectra: by the name of each module that rank can be taken from, the share of energy that its leading singular
             values hold, shape `(min(out, in),)`, increasing to 1.
         blocks: the choices for each module or feed-forward block, the first of which keeps it whole.
@@ -95,6 +95,19 @@ def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None 
     Raises:
         ValueError: it is another, or a core.
     """
+    targets, roles = _presets(model)
+    feed_forward = {suffix: role for suffix, role in roles.items() if role in ("out", "in")}
+    return {
+        half: [
+            _read_layer(f"{stack}.{index}", layer, targets, feed_forward, moments or {})
+            for index, layer in enumerate(model.get_submodule(stack))
+        ]
+        for half, stack in layer_stacks(model).items()
+    }
+
+
+def _presets(model: PreTrainedModel) -> tuple[Sequence[str], dict[str, str]]:
+    """Return the preset of a model by rank and that by width; raise ValueError if there can be no plan for it."""
     kind, model_type = type(model).__name__, getattr(model.config, "model_type", None)
     if is_partitioned(model) or str(model_type).startswith("ats_"):
         raise ValueError(
@@ -106,14 +119,7 @@ def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None 
         raise ValueError(
             f"a plan knows the layers of {', '.join(PRESETS)}, and not those of this {kind}; give a model of these."
         )
-    feed_forward = {suffix: role for suffix, role in roles.items() if role in ("out", "in")}
-    return {
-        half: [
-            _read_layer(f"{stack}.{index}", layer, targets, feed_forward, moments or {})
-            for index, layer in enumerate(model.get_submodule(stack))
-        ]
-        for half, stack in layer_stacks(model).items()
-    }
+    return targets, roles
 
 
 @torch.no_grad()
@@ -131,8 +137,9 @@ def input_moments(
         progress: whether to show a bar on standard error.
 
     Raises:
-        ValueError: no sentence has text, or one is too long.
+        ValueError: no sentence has text, or one is too long; and as `read_layers`.
     """
+    _presets(model)
     encoded = list(filter(None, encode_sentences(tokenizer, sentences, [model])))
     if not encoded:
         raise ValueError(f"the calibration has {len(sentences)} sentences, none with text; give some.")
@@ -151,12 +158,13 @@ def input_moments(
         for row in tqdm(encoded, desc="calibration", unit=" sentences", disable=not progress):
             config.max_new_tokens = min(10 + 2 * len(row), positions - 1)
             source = torch.tensor([row])
-            target = model.generate(input_ids=source, generation_config=config)
+            given = {"input_ids": source, "attention_mask": torch.ones_like(source)}
+            target = model.generate(**given, generation_config=config)
             hooks = [
                 one.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
                 for name, one in named.items()
             ]
-            model(input_ids=source, decoder_input_ids=target)
+            model(**given, decoder_input_ids=target)
             for hook in hooks:
                 hook.remove()
     return sums
@@ -175,7 +183,7 @@ def _read_layer(name: str, layer: nn.Module, targets: Sequence[str], feed_forwar
     return Layer(
         name,
         sum(parameter.numel() for parameter in layer.parameters()),
-        len(linears),
+        sum(one.weight.numel() for one in linears.values()),
         {f"{name}.{inner}": spectrum for inner, spectrum in spectra.items()},
         blocks,
     )
@@ -196,10 +204,11 @@ def _of_rank(name: str, modules: dict[str, nn.Linear], spectra: dict[str, np.nda
     ((inner, linear),) = modules.items()
     outputs, inputs = linear.weight.shape
     module = f"{name}.{inner}"
-    choices = [Choice((module,), {}, None, 0, 1.0)]
+    size = outputs * inputs
+    choices = [Choice((module,), {}, None, 0, size)]
     for rank in sorted({max(1, round(ratio * min(outputs, inputs))) for ratio in RANK_RATIOS}, reverse=True):
-        if (saved := outputs * inputs - rank * (outputs + inputs)) > 0:
-            choices.append(Choice((module,), {module: rank}, None, saved, float(spectra[inner][rank - 1])))
+        if (saved := size - rank * (outputs + inputs)) > 0:
+            choices.append(Choice((module,), {module: rank}, None, saved, size * float(spectra[inner][rank - 1])))
     return choices
 
 
@@ -230,7 +239,8 @@ def _of_width(name: str, linears: dict[str, nn.Linear], block: dict[str, str], m
             else:
                 weight[:, dropped] = whole[:, dropped]
             lost, total = (one.square() if moment is None else (one @ moment) * one for one in (weight, whole))
-            energy += 1.0 if total.sum() <= 0 else 1 - (lost.double().sum() / total.double().sum()).item()
+            share = 1.0 if total.sum() <= 0 else 1 - (lost.double().sum() / total.double().sum()).item()
+            energy += share * whole.numel()
             saved += len(dropped) * (len(whole) if role == "in" else whole.shape[1] + (linear.bias is not None))
         if len(dropped):
             choices.append(Choice(tuple(f"{name}.{inner}" for inner in block), {}, ratio, saved, energy))

@@ -120,7 +120,7 @@ def test_a_plan_is_the_best_of_its_layers(model, layers):
         if sum(one.saved for one in picked) >= saving
     )
     linears = sum(of_half[0].linears for of_half in own.values())
-    others = linears - sum(len(block[0].modules) for block in blocks)
+    others = linears - sum(block[0].energy for block in blocks)
     assert plan.energy == pytest.approx((best + others) / linears)
 
 
@@ -161,7 +161,7 @@ def test_energies_are_those_of_the_cores_that_are_made(model, layers):
         for name in choice.modules:
             full, part = model.get_submodule(name).weight, core.get_submodule(name)
             kept = part.merged_weight(0) if choice.ranks else part.at(0)[0]
-            energy += (kept.square().sum() / full.square().sum()).item()
+            energy += full.numel() * (kept.square().sum() / full.square().sum()).item()
         saved = model.num_parameters() - count_parameters(core, "core")
         assert choice.energy == pytest.approx(energy, rel=1e-4) and choice.saved == saved
 
@@ -196,7 +196,7 @@ def test_with_calibration_sentences_energies_are_those_of_the_outputs(model, tmp
         for name, weight in zip(names, weights, strict=True):
             inputs, whole = torch.cat(seen[name]), model.get_submodule(name).weight
             lost = (inputs @ (whole - weight).T).square().sum() / (inputs @ whole.T).square().sum()
-            energy += 1 - lost.item()
+            energy += whole.numel() * (1 - lost.item())
         assert choice.energy == pytest.approx(energy, rel=1e-3)
     with pytest.raises(ValueError, match="the calibration has 1 sentences, none with text; give some"):
         input_moments(model, tokenizer, [" "])
@@ -326,7 +326,9 @@ def test_a_plan_of_a_stock_class_is_the_best_of_its_widths_and_depths(family, tm
         choices = [c for half, of_half in layers.items() for layer in of_half for c in layer.of_width(width[half])]
         if sum(one.saved for one in choices) >= 0.3 * model.num_parameters():
             linears = sum(layer.linears for of_half in layers.values() for layer in of_half)
-            others = linears - sum(len(one.modules) for one in choices)
+            others = linears - sum(
+                block[0].energy for of_half in layers.values() for one in of_half for block in one.blocks
+            )
             assert plans[0].energy >= (others + sum(one.energy for one in choices)) / linears - 1e-9
 
 
