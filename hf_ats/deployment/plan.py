@@ -117,7 +117,10 @@ def make_plan(
     groups = stock_groups(model) if stock else None
     times = Times(layers, stopwatch, groups, progress) if stopwatch is not None else None
     itemsize = model.dtype.itemsize
-    aim = limit  # a file has more than its numbers, and the next try is that much smaller
+    aim = limit
+    if budget == "max_megabytes":  # a file has more than its numbers, or less, where positions are not saved
+        parameters, size_bytes = core_size(model, [])
+        aim -= (size_bytes - itemsize * parameters) / 1e6
     timed = 0
     while timed < _TRIES:
         search = _Search(model, layers, times, groups)
