@@ -96,10 +96,20 @@ def translate_encoded(
     with in_eval_mode(model), decoding_threads(model), bar:
         for indices, batch in batches_by_length(tokenizer, encoded, batch_size):
             generated = model.generate(**batch.to(model.device), **options)
-            for index, text in zip(indices, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
+            for index, text in zip(indices, _decoded(tokenizer, generated), strict=True):
                 translations[index] = text.strip()
             bar.update(len(indices))
     return translations
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, generated: torch.Tensor) -> list[str]:
+    try:
+        return tokenizer.batch_decode(generated, skip_special_tokens=True)
+    except IndexError as error:  # as sentencepiece says it, which is behind Marian's tokenizer
+        raise ValueError(
+            f"the model writes token {generated.max().item()}, and its tokenizer has {len(tokenizer)} entries; give "
+            f"the tokenizer that it was trained with ({error})."
+        ) from error
 
 
 def compare_decoding_speed(

@@ -74,7 +74,7 @@ def with_card(
     card = render_card(results, level, names)
     results = portable_results(results)
     rendered = {CARD: card, RESULTS: json_text(results)}
-    if (run / _PAGE).is_file():
+    if (run / _PAGE).exists():  # whatever it holds, it is rendered anew
         rendered[_PAGE] = report_page(run, results)
     return part | {name: CommitOperationAdd(name, text.encode()) for name, text in rendered.items()}
 

@@ -307,3 +307,12 @@ def test_a_small_model_decodes_on_one_thread_unless_somebody_chose(parameters, c
         assert used[-1] == threads
         raise ZeroDivisionError
     assert used[-1] == before, "as before, also after an error"
+
+
+def test_a_token_that_the_tokenizer_lacks_ends_in_a_sentence(tokenizer, monkeypatch):
+    def lacks(*_, **__):
+        raise IndexError("piece id is out of range.")  # as sentencepiece does
+
+    monkeypatch.setattr(type(tokenizer), "batch_decode", lacks)
+    with pytest.raises(ValueError, match=rf"writes token \d+, and its tokenizer has {VOCABULARY} entries; give"):
+        translate(tiny_model("marian", vocab_size=VOCABULARY), tokenizer, ["eins"], max_new_tokens=2)

@@ -42,6 +42,14 @@ def test_what_comes_back_is_what_went_and_translates_alike(run, hub):
     assert pushed["core"].url == f"{hub.url}/ann/pair-core"
 
 
+def test_a_page_is_rendered_anew_whatever_is_in_its_place(run, hub):
+    page = push_run(run, "pair") and hub.repositories["ann/pair-core"].files()["report.html"]
+    (run / "report.html").unlink()
+    (run / "report.html").mkdir()
+    push_run(run, "pair")
+    assert hub.repositories["ann/pair-core"].files()["report.html"] == page
+
+
 def test_a_later_push_of_the_run_replaces_and_removes(run, hub):
     push_run(run, "pair")
     assert b"ann/pair-full" in hub.repositories["ann/pair-core"].files()["README.md"]
