@@ -7,12 +7,12 @@
 
 MODEL is a directory or an id of the Hub: a stock model of the seven families, such as the full/ export of a run. For
 every number of encoder and decoder layers, evenly spaced, the budget is spent layer by layer, on the rank of each
-module of the preset (queries, keys, feed-forward) or the width of each feed-forward block, so that the core keeps as
-much of the weights' energy as it can: the share of each weight's squared norm, in the mean by size; of a layer that
-is dropped, nothing. That says little of how well the core will translate, and least of all about depth: what a whole
-layer is worth shows in training. So the table has the best plan of each depth, and --encoder_layers and
---decoder_layers take another row of it. With --calibration_sentences, a hundred or so like those to be translated,
-energy is that of the layers' outputs on them, and on the model's own translations.
+module of the preset (queries, keys, feed-forward), the width of each feed-forward block, and the rank of the
+vocabulary tables, so that the core keeps as much of the weights' energy as it can: the share of each weight's squared
+norm, in the mean by size; of a layer that is dropped, nothing. That says little of how well the core will translate,
+and least of all about depth: what a whole layer is worth shows in training. So the table has the best plan of each
+depth, and --encoder_layers and --decoder_layers take another row of it. With --calibration_sentences, a hundred or so
+like those to be translated, energy is that of the layers' outputs on them, and on the model's own translations.
 
 Parameters and megabytes (10^6 bytes) are those of the core's export in float32, to the last byte. Milliseconds are
 measured here, on the CPU, in the RUNTIME and with its QUANTIZATION: those of the translation of the sentence of median

@@ -92,7 +92,7 @@ def core_network(model: PreTrainedModel, level: int) -> PreTrainedModel:
         if isinstance(layer, VocabularyFactors):
             return {"weight": torch.cat(list(layer.U)[: level + 1])}
         if isinstance(layer, TableReader):
-            return layer.stock_state(level) | {"weight": layer.factors(level)[1]}
+            return dict(layer.named_parameters(recurse=False)) | {"weight": layer.factors(level)[1]}
         return layer.stock_state(level)
 
     return _assembled(model, core_class, config, level, state)

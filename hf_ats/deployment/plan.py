@@ -23,6 +23,7 @@ from .stopwatch import Stopwatch, Times
 BUDGETS = {"max_parameters": "parameters", "max_megabytes": "MB", "max_latency_ms": "ms"}
 """The limits that a plan can keep, and their units; a megabyte is 10^6 bytes of the weights in float32."""
 
+HALVES = ("encoder", "decoder")
 _SHOWN = 10  # rows of the table of depths
 _TRIES = 10  # plans that are timed
 _OFF = 0.1  # the most that a predicted time is off, as a share of the measured
@@ -33,7 +34,7 @@ class Plan:
     """The best core of one depth.
 
     Attributes:
-        kept: by half, the indices of the layers that it keeps.
+        kept: by half, the indices of the layers that it keeps; and of the vocabulary, the only one.
         choices: for each module or feed-forward block of these layers.
         parameters: how many numbers its export holds.
         energy: the share of energy that it keeps of a weight, the mean over the linear layers of all layers, by size;
@@ -137,7 +138,7 @@ def make_plan(
         if need <= limit and (times is None or abs(planned.predicted_ms / need - 1) <= _OFF):
             return planned
         if need > limit and not fitting:
-            numbers = " and ".join(f"{len(of)} {half}" for half, of in plans[0].kept.items())
+            numbers = " and ".join(f"{len(plans[0].kept[half])} {half}" for half in HALVES)
             raise ValueError(
                 f"no core fits {budget}={limit:g}: the smallest, of {numbers} layers, needs "
                 f"{math.ceil(1e3 * need) / 1e3:,} {BUDGETS[budget]}. Allow that much, or "
@@ -178,7 +179,7 @@ def _made(
 
 def _depths(model: PreTrainedModel, layers: dict[str, list[Layer]], given: dict[str, int]) -> list[dict]:
     """Return by half the indices of the layers that are kept, for every depth that the model can have."""
-    most = {half: len(of_half) for half, of_half in layers.items()}
+    most = {half: len(layers[half]) for half in HALVES}
     for half, number in given.items():
         if not 1 <= number <= most[half]:
             raise ValueError(
@@ -196,7 +197,7 @@ def _depths(model: PreTrainedModel, layers: dict[str, list[Layer]], given: dict[
                     refused = error
                     continue
                 kept = {half: by_name[stacks[half]] for half in most}
-            found.append(kept)
+            found.append(kept | {"vocabulary": (0,)})
     if not found:
         raise refused
     return found
@@ -247,11 +248,13 @@ class _Search:
     def _pairs(self, kept: dict[str, tuple[int, ...]]) -> list[list[Frontier]]:
         """Return the frontiers of both halves; of a stock class for each width that its halves can have."""
         if self._stock is None:
-            return [[self._of_half(half, of) for half, of in kept.items()]]
+            encoder, decoder, vocabulary = (self._of_half(half, of) for half, of in kept.items())
+            return [[joined(encoder, vocabulary), decoder]]
         pairs = []
         for widths in itertools.product((None, *WIDTH_RATIOS), repeat=len(self._stock)):
             by_half = {half: width for halves, width in zip(self._stock, widths, strict=True) for half in halves}
-            pairs.append([self._of_width(half, of, by_half[half]) for half, of in kept.items()])
+            encoder, decoder, vocabulary = (self._of_width(h, of, by_half.get(h)) for h, of in kept.items())
+            pairs.append([joined(encoder, vocabulary), decoder])
         return pairs
 
     def _of_width(self, half: str, kept: tuple[int, ...], width: float | None) -> Frontier:
@@ -314,7 +317,7 @@ def render_depths(planned: Planned, itemsize: int = 4) -> str:
     rows = []
     for plan in planned.plans[:_SHOWN]:
         size = (itemsize * plan.parameters + beside) / 1e6
-        row = [str(len(plan.kept[half])) for half in ("encoder", "decoder")]
+        row = [str(len(plan.kept[half])) for half in HALVES]
         row += [f"{plan.parameters:,}", f"{size:,.3f}"]
         row += [f"{plan.share * whole_ms:,.1f}"] if whole_ms else []
         rows.append([*row, f"{100 * plan.energy:.1f}%", "the plan" if plan is chosen else ""])
@@ -333,12 +336,15 @@ def render_plan(layers: dict[str, list[Layer]], plan: Plan) -> str:
             row = cells[half, index] = {}
             for choice in plan.choices:
                 for module in choice.modules:
-                    if module.startswith(f"{layer.name}."):
+                    if module in layer.modules:
                         width = None if choice.width is None else f"{choice.width:g} wide"
                         kept_of_it = width or str(choice.ranks.get(module, "whole"))
                         row[path_in_layer(module, layer.name)] = kept_of_it
     columns = list(Counter(path for row in cells.values() for path in row))
-    rows = [[f"{half} {i}", *(row.get(path, "") for path in columns)] for (half, i), row in cells.items()]
+    rows = [
+        [half if half not in HALVES else f"{half} {i}", *(row.get(path, "") for path in columns)]
+        for (half, i), row in cells.items()
+    ]
     return align(["layer", *columns], rows)
 
 

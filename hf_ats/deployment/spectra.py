@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import encode_sentences, in_eval_mode
 from ..partition import (
+    EMBEDDINGS,
     PRESETS,
     WIDTH_PRESETS,
     Composition,
@@ -31,6 +32,7 @@ from ..partition import (
     is_partitioned,
     layer_stacks,
     order_by_importance,
+    vocabulary_tables,
 )
 from ..remote_code import longest_input
 from ..storage import write_file
@@ -60,10 +62,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of an encoder or a decoder.
+    """A layer of an encoder or a decoder; or the vocabulary tables, as the one layer of a third part.
 
     Attributes:
-        name: the dotted name.
+        name: the dotted name; of the tables, none.
         numbers: how many numbers it holds.
         linears: the size of all weights of its linear layers.
         spectra: by the name of each module that rank can be taken from, the share of energy that its leading singular
@@ -77,6 +79,11 @@ class Layer:
     spectra: dict[str, np.ndarray]
     blocks: list[list[Choice]]
 
+    @property
+    def modules(self) -> list[str]:
+        """The names of all modules that there is a choice for."""
+        return [module for block in self.blocks for module in block[0].modules]
+
     def of_width(self, width: float | None) -> list[Choice]:
         """Return the choices of a layer in which only the feed-forward block is narrower, or nothing; one a block."""
         found = (
@@ -86,11 +93,11 @@ class Layer:
 
 
 def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None = None) -> dict[str, list[Layer]]:
-    """Return the layers of each half, `"encoder"` and `"decoder"`, with what a core can keep of them.
+    """Return the layers of `"encoder"`, `"decoder"` and `"vocabulary"`, with what a core can keep of them.
 
     Args:
         model: an encoder-decoder with a preset, not partitioned; it is left as it is.
-        moments: what `input_moments` returns, to weight energies by the layers' inputs.
+        moments: what `input_moments` returns, to weight energies by the layers' inputs; the tables' are as they are.
 
     Raises:
         ValueError: it is another, or a core.
@@ -103,7 +110,28 @@ def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None 
             for index, layer in enumerate(model.get_submodule(stack))
         ]
         for half, stack in layer_stacks(model).items()
-    }
+    } | {"vocabulary": [_read_tables(vocabulary_tables(model))]}
+
+
+@torch.no_grad()
+def _read_tables(tables: list[torch.Tensor]) -> Layer:
+    """Return the vocabulary tables, whose cores all have one rank."""
+    size, width = sum(table.numel() for table in tables), min(table.shape[1] for table in tables)
+    kept = 0
+    for table in tables:  # its squared singular values, by a product that is as small as the width
+        energies = torch.linalg.eigvalsh((table.float().T @ table.float()).double()).clamp(min=0).flip(0).cumsum(0)
+        kept = kept + table.numel() * (energies / energies[-1])[:width].numpy()
+    choices = [Choice((EMBEDDINGS,), {}, None, 0, size)]
+    for rank in _ranks(width):
+        saved = size - sum(rank * sum(table.shape) for table in tables)
+        if saved > 0 and rank <= min(map(len, tables)):
+            choices.append(Choice((EMBEDDINGS,), {EMBEDDINGS: rank}, None, saved, float(kept[rank - 1])))
+    return Layer("", size, size, {EMBEDDINGS: kept / size}, [choices])
+
+
+def _ranks(most: int) -> list[int]:
+    """Return the ranks that are tried of a weight, the largest first."""
+    return sorted({max(1, round(ratio * most)) for ratio in RANK_RATIOS}, reverse=True)
 
 
 def _presets(model: PreTrainedModel) -> tuple[Sequence[str], dict[str, str]]:
@@ -206,7 +234,7 @@ def _of_rank(name: str, modules: dict[str, nn.Linear], spectra: dict[str, np.nda
     module = f"{name}.{inner}"
     size = outputs * inputs
     choices = [Choice((module,), {}, None, 0, size)]
-    for rank in sorted({max(1, round(ratio * min(outputs, inputs))) for ratio in RANK_RATIOS}, reverse=True):
+    for rank in _ranks(min(outputs, inputs)):
         if (saved := size - rank * (outputs + inputs)) > 0:
             choices.append(Choice((module,), {module: rank}, None, saved, size * float(spectra[inner][rank - 1])))
     return choices
@@ -286,7 +314,7 @@ def plot_spectra(layers: dict[str, list[Layer]], ranks: dict[str, int], path: st
     """Draw the spectra into a PNG file: kept energy over the share of the rank, a dot where the plan cuts.
 
     Args:
-        layers: by half, all of them.
+        layers: what `read_layers` returned.
         ranks: by module, those of the plan.
         path: the file to write.
         title: over the picture.

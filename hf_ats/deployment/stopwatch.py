@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoint import blank_core, save_network, save_tokenizer
 from ..evaluation import encode_sentences, ratio, time_in_turns
-from ..partition import Composition, PartitionConfig
+from ..partition import EMBEDDINGS, Composition, PartitionConfig
 from ..remote_code import longest_input
 from .onnx_network import OnnxNetwork
 from .runtimes import require_runtime
@@ -128,9 +128,9 @@ class Times:
     """What each layer takes, and what each choice changes, as shares of the full network's time.
 
     A line is fitted to a few networks, measured with all of their layers, or most, changed alike: one of fewer layers,
-    one of low rank, one of narrower blocks. It has six slopes: by the layers that are missing in each half, and, apart
-    for modules that run once a sentence and at every token, by the number of modules with two factors in place of a
-    weight, and by the numbers that are saved.
+    one of low rank, one of narrower blocks. It has eight slopes: by the layers that are missing in each half; and by
+    the number of modules with two factors in place of a weight and by the numbers that are saved, each apart for
+    modules that run once a sentence, for those that run at every token, and for the vocabulary.
 
     Args:
         layers: by half, as `read_layers` returns them.
@@ -181,8 +181,8 @@ class Times:
     def _alike(self, layers: dict[str, list[Layer]]) -> Iterator[list[Choice]]:
         """Yield choices for all modules that run equally often: the smallest ranks, the largest, the narrowest."""
         blocks = [block for of_half in layers.values() for layer in of_half for block in layer.blocks]
-        for each_token in (False, True):
-            alike = [block for block in blocks if self._runs_each_token(block[0]) == each_token]
+        for group in range(3):
+            alike = [block for block in blocks if self._group(block[0]) == group]
             cut = [[choice for choice in block if len(choice.ranks) == len(choice.modules)] for block in alike]
             narrow = [[choice for choice in block if choice.width is not None] for block in alike]
             for choose, of_blocks in ((max, cut), (min, cut), (max, narrow)):
@@ -199,12 +199,13 @@ class Times:
 
     def _row(self, kept: dict[str, int], choices: Iterable[Choice]) -> np.ndarray:
         missing = [most - kept.get(half, most) for half, most in self._most.items()]
-        factors, saved = [0, 0], [0, 0]
+        factors, saved = [0, 0, 0], [0, 0, 0]
         for choice in choices:
-            group = self._runs_each_token(choice)
+            group = self._group(choice)
             factors[group] += len(choice.ranks)
             saved[group] += choice.saved
         return np.array([*missing, *factors, *saved], dtype=float)
 
-    def _runs_each_token(self, choice: Choice) -> bool:
-        return self._calls[choice.modules[0]] > 1
+    def _group(self, choice: Choice) -> int:
+        """Return 0 for what runs once a sentence, 1 for what runs at every token, 2 for the vocabulary."""
+        return 2 if EMBEDDINGS in choice.modules else int(self._calls[choice.modules[0]] > 1)

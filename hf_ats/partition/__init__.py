@@ -28,7 +28,13 @@ from .partitioning import partition_, partition_structure_, stock_config, stock_
 from .presets import PRESETS, WIDTH_PRESETS, find_by_model_type, is_translation_model
 from .rank import LowRankSum, PartitionedRankLinear
 from .summed import SummedNetworks, SummedOutput
-from .vocabulary import PartitionedEmbedding, PartitionedProjection, TableReader, VocabularyFactors
+from .vocabulary import (
+    PartitionedEmbedding,
+    PartitionedProjection,
+    TableReader,
+    VocabularyFactors,
+    vocabulary_tables,
+)
 from .width import PartitionedLinear
 from .width_plan import order_by_importance
 
@@ -86,4 +92,5 @@ __all__ = [
     "stock_config",
     "stock_config_dict",
     "tie_as_",
+    "vocabulary_tables",
 ]

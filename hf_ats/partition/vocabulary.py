@@ -229,6 +229,16 @@ def factors_name(reader: str) -> str:
     return f"{reader.replace('.', '_')}_factors"
 
 
+def vocabulary_tables(model: nn.Module) -> list[nn.Parameter]:
+    """Return the vocabulary tables of a model, each once, shape `(vocabulary, width)`.
+
+    Raises:
+        ValueError: the architecture has no preset.
+    """
+    tables = find_tables(model, PartitionConfig(ratios=[0.5], target_modules=[EMBEDDINGS]))
+    return [model.get_submodule(readers[0]).weight for readers in tables]
+
+
 def find_tables(model: nn.Module, config: PartitionConfig) -> list[list[str]]:
     """Return the names of the modules that share each vocabulary table, without the tables that are excluded.
 
