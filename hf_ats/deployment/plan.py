@@ -138,10 +138,11 @@ def make_plan(
         if need <= limit and (times is None or abs(planned.predicted_ms / need - 1) <= _OFF):
             return planned
         if need > limit and not fitting:
+            decimals = 0 if budget == "max_parameters" else 3
             numbers = " and ".join(f"{len(plans[0].kept[half])} {half}" for half in HALVES)
             raise ValueError(
                 f"no core fits {budget}={limit:g}: the smallest, of {numbers} layers, needs "
-                f"{math.ceil(1e3 * need) / 1e3:,} {BUDGETS[budget]}. Allow that much, or "
+                f"{math.ceil(1e3 * need) / 1e3:,.{decimals}f} {BUDGETS[budget]}. Allow that much, or "
                 + ("leave the number of layers open." if depth else "plan for a smaller model.")
             )
         if times is None:
