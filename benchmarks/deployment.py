@@ -7,8 +7,9 @@ r"""Show that exports translate in runtimes for deployment as in PyTorch, and wh
 learns for a moment to say made-up sentences backwards, and its cores; exports all of them to ONNX, and those of stock
 classes to CTranslate2, in float32; and compares the translations of 200 made-up sentences.
 
-`render` renders the table that --block names, figures or families. Of trained networks it is made from what hf-ats
-export wrote: the `export.json` of each, in a folder of its name below benchmarks/results/deployment.
+`render` renders the table that --block names: figures, families or transformers-js. Of trained networks it is made from
+what hf-ats export wrote: the `export.json` of each, in a folder of its name below benchmarks/results/deployment; of
+transformers.js from what benchmarks.transformers_js wrote.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from hf_ats.results import (
 from hf_ats.scripts.compare_runs import add_update_flags, print_or_update
 from tests.support.models import ALL_FAMILIES, partition_of, tiny_model
 from tests.support.tokenizers import KINDS, tiny_tokenizer
+
+from .transformers_js import RECORD, render_transformers_js
 
 RECORDS = Path(__file__).parent / "results" / "deployment"
 _SENTENCES = 200
@@ -138,8 +141,12 @@ def main() -> None:
     if arguments.what == "families":
         compare_families(arguments.families, arguments.networks, arguments.output)
         return
-    record = RECORDS / "families.json"
-    table = render_figures() if arguments.block == "figures" else render_families(read_json(record, "measure again."))
+    if arguments.block == "figures":
+        table = render_figures()
+    elif arguments.block == "transformers-js":
+        table = render_transformers_js(read_json(RECORD, "compare again."))
+    else:
+        table = render_families(read_json(RECORDS / "families.json", "measure again."))
     print_or_update(table, arguments)
 
 

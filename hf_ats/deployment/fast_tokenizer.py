@@ -51,6 +51,7 @@ def _candidates(tokenizer) -> list[Tokenizer]:
         fast.post_processor = processors.TemplateProcessing(
             single=f"$A {end}", pair=f"$A $B {end}", special_tokens=[(end, end_id)]
         )
+        fast.add_special_tokens(tokenizer.all_special_tokens)  # which decoding leaves out
         found.append(fast)
     return found
 
