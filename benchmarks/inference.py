@@ -5,7 +5,7 @@ r"""Measure what decoding costs: the stock model, the exported full network, the
     python -m benchmarks.inference --threads 1 --runtimes ctranslate2 onnxruntime --batch_sizes 1 \
         --output benchmarks/results/inference-runtimes.json
     python -m benchmarks.inference --run runs/width --threads 1 --runtimes ctranslate2 --sources data/test.de
-    python -m benchmarks.inference --method width --ratios 0.25 --threads 1 --runtimes ctranslate2 onnxruntime
+    python -m benchmarks.inference --partition '{"method": "depth", "decoder_layers": [1]}' --runtimes ctranslate2
     python -m benchmarks.inference --device cuda --dtype bfloat16 --batch_sizes 1 32 256
 
 Every network decodes the same sources, pieces of running text of equal length, to the same number of tokens: an
@@ -14,8 +14,7 @@ drifts on the machine hits all of them alike; quote the ratios. The networks:
 
     stock        a MarianMTModel of transformers, nothing of this package
     full         what export_full wrote: the stock class with W + V U merged
-    core         what export_core wrote: the factors U and V, or by width of the feed-forward layers the stock class
-                 with a smaller ffn_dim
+    core         what export_core wrote: the factors U and V, or the stock class with a smaller ffn_dim or fewer layers
     core-dense   of a core by rank: with V U multiplied out, the stock class
 
 and, with --runtimes, full and core-dense in CTranslate2, full and core in ONNX Runtime, behind generate of
@@ -32,30 +31,21 @@ loading the network and decoding the largest batch with the widest beam, measure
 """
 
 import itertools
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from hf_ats.checkpoint import load_network, weights_size
+from hf_ats.checkpoint import load_network
 from hf_ats.data import default_corpus, read_lines
-from hf_ats.deployment import (
-    ENCODER,
-    MERGED,
-    RUNTIMES,
-    CTranslate2Network,
-    OnnxNetwork,
-    convert_to_ctranslate2,
-    export_onnx,
-    graph_file,
-    require_runtime,
-)
+from hf_ats.deployment import require_runtime
 from hf_ats.evaluation import ratio, score_translations, spread, time_in_turns
-from hf_ats.partition import PartitionConfig, flops_per_token
+from hf_ats.partition import flops_per_token, partition_from_dict
 
 from .command import run_command
 from .equality import check_equal, compare_logits
@@ -70,19 +60,12 @@ from .networks import (
     networks_of_run,
     untrained_networks,
 )
+from .openings import Opening, find_openings
 from .profiles import profile_shares
 from .record import build_record
 
-# Which networks a runtime is measured with, and in which arithmetic. CTranslate2 runs only Marian's own class: of a
-# core by rank the one multiplied out, of a core of fewer feed-forward neurons the core itself.
-_DEPLOYED = {
-    "ctranslate2": ("CTranslate2", (FULL, CORE, DENSE), ("float32", "int8")),
-    "onnxruntime": ("ONNX Runtime", (FULL, CORE), ("float32", "int8")),
-}
 # Sentences whose whole translations are compared.
 _COMPARED = 32
-# The layers of a core by width here: with only these it is of the stock class.
-_FEED_FORWARD = ["fc1", "fc2"]
 # Text enough for the sources; the other parts are not used.
 _CORPUS = {"train": 1, "validation": 1, "test": 300}
 # A runtime that rounds in another order may choose another of two words that are equally likely.
@@ -98,15 +81,14 @@ class InferenceBenchmark:
         metadata={"help": "a trained run, a directory with full/ and core/; without it, untrained networks are made"},
     )
     architecture: str = field(default="iwslt", metadata={"help": "tiny, iwslt or wmt, the sizes of Table 4"})
-    method: str = field(
-        default="rank",
+    partition: str = field(
+        default="{}",
         metadata={
-            "help": "of the core: rank, in the preset's layers, or width, of the feed-forward layers; a run has "
-            "its own",
-            "choices": ["rank", "width"],
+            "help": "fields of PartitionConfig in JSON, or of several, as "
+            '{"parts": [{"method": "depth", "decoder_layers": [1]}, {"target_modules": ["embeddings"]}]}; '
+            "a run has its own"
         },
     )
-    ratios: list[float] = field(default_factory=lambda: [0.03125], metadata={"help": "rank or width of the core"})
     vocab_size: int = field(default=10_000, metadata={"help": "entries of the joint vocabulary"})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 32], metadata={"help": "sentences decoded at once"})
     beams: list[int] = field(default_factory=lambda: [1, 5], metadata={"help": "widths of the search; 1 is greedy"})
@@ -130,19 +112,18 @@ class InferenceBenchmark:
     seed: int = field(default=0, metadata={"help": "of the weights"})
 
     def __post_init__(self):
-        self.partition()  # refuses what is not a partition
+        try:
+            self.core = partition_from_dict(json.loads(self.partition))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(
+                f"partition={self.partition!r} is none: {error}; write fields of PartitionConfig in JSON."
+            ) from None
         for runtime in self.runtimes:
             require_runtime(runtime)
         if self.runtimes and torch.device(self.device).type != "cpu":
             raise ValueError(
                 f"runtimes={self.runtimes} are measured on the CPU; leave them out or write device='cpu'."
             )
-
-    def partition(self) -> PartitionConfig:
-        """Return the partition of an untrained network."""
-        return PartitionConfig(
-            self.method, self.ratios, target_modules=_FEED_FORWARD if self.method == "width" else None
-        )
 
     @property
     def combinations(self) -> list[tuple[int, int]]:
@@ -161,41 +142,16 @@ def run_inference_benchmark(settings: InferenceBenchmark) -> dict:
         folder = Path(folder)
         if settings.run is None:
             directories = untrained_networks(
-                settings.architecture, settings.partition(), settings.vocab_size, folder, seed=settings.seed
+                settings.architecture, settings.core, settings.vocab_size, folder, seed=settings.seed
             )
         else:
             directories = networks_of_run(settings.run, folder)
-        openings = _openings(settings, directories, folder)
+        openings = find_openings(directories, settings.runtimes, folder, settings.dtype)
         sources = _sources(settings, directories[FULL])
         equal = _compare(settings, openings, directories, sources)
         # The arithmetic that is timed; what is compared is in float32, where it is nearly exact.
         networks = {name: _open(settings, opening) for name, opening in openings.items()}
         return _measure(settings, networks, openings, sources, equal)
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """Where a network lies and how to open it; can be sent to another process."""
-
-    runtime: str
-    directory: Path
-    checkpoint: Path
-    arithmetic: str
-
-
-def _open(settings: InferenceBenchmark, opening: _Opening, dtype: str | None = None):
-    if opening.runtime == "ctranslate2":
-        threads = torch.get_num_threads()
-        return CTranslate2Network(opening.directory, opening.checkpoint, opening.arithmetic, threads)
-    if opening.runtime == "onnxruntime":
-        network = OnnxNetwork(opening.directory, opening.arithmetic, torch.get_num_threads())
-        return TransformersNetwork(network, settings.device)
-    model = (MarianMTModel if _is_stock(opening.directory) else AutoModelForSeq2SeqLM).from_pretrained(
-        opening.directory,
-        dtype=getattr(torch, dtype or settings.dtype),
-        attn_implementation=settings.attn_implementation,
-    )
-    return TransformersNetwork(model, settings.device)
 
 
 def _sources(settings: InferenceBenchmark, directory: Path) -> torch.Tensor:
@@ -215,32 +171,8 @@ def _sentences(settings: InferenceBenchmark, directory: Path) -> list[list[int]]
     return AutoTokenizer.from_pretrained(directory)(sentences)["input_ids"]
 
 
-def _is_stock(directory: Path) -> bool:
-    return AutoConfig.from_pretrained(directory).model_type == MarianConfig.model_type
-
-
-def _openings(settings: InferenceBenchmark, directories: dict[str, Path], folder: Path) -> dict[str, _Opening]:
-    """Return by the name of a candidate how to open it; convert for the runtimes."""
-    openings = {name: _Opening("transformers", path, path, settings.dtype) for name, path in directories.items()}
-    for runtime in RUNTIMES:
-        if runtime not in settings.runtimes:
-            continue
-        title, networks, arithmetics = _DEPLOYED[runtime]
-        for network, arithmetic in itertools.product(networks, arithmetics):
-            if network not in directories or (runtime == "ctranslate2" and not _is_stock(directories[network])):
-                continue
-            output = folder / runtime / f"{network}-{arithmetic}"
-            if runtime == "ctranslate2":
-                output.parent.mkdir(exist_ok=True)
-                convert_to_ctranslate2(directories[network], output, arithmetic)
-            else:
-                export_onnx(directories[network], output, arithmetic)
-            openings[f"{network}, {title} {arithmetic}"] = _Opening(runtime, output, directories[network], arithmetic)
-    return openings
-
-
 def _compare(
-    settings: InferenceBenchmark, openings: dict[str, _Opening], directories: dict[str, Path], sources: torch.Tensor
+    settings: InferenceBenchmark, openings: dict[str, Opening], directories: dict[str, Path], sources: torch.Tensor
 ) -> dict[tuple[str, int], dict]:
     """Return by candidate and beams `equal_share`, a share, and `bleu_against_float32` of int8, over pieces.
 
@@ -304,7 +236,7 @@ def _whole_translations(
 def _measure(
     settings: InferenceBenchmark,
     networks: dict,
-    openings: dict[str, _Opening],
+    openings: dict[str, Opening],
     sources: torch.Tensor,
     equal: dict[tuple[str, int], dict],
 ) -> dict:
@@ -315,7 +247,7 @@ def _measure(
     }
     measurements = {}
     for name, opening in openings.items():
-        measurements[name] = {"size_bytes": _size(opening)}
+        measurements[name] = {"size_bytes": opening.size_bytes}
         if name in flops:
             measurements[name] |= {"parameters": networks[name].model.num_parameters(), "flops_per_token": flops[name]}
     seconds = {}
@@ -355,7 +287,11 @@ def _measure(
     )
 
 
-def _decode_once(settings: InferenceBenchmark, opening: _Opening, sources: torch.Tensor, beams: int) -> None:
+def _open(settings: InferenceBenchmark, opening: Opening, dtype: str | None = None):
+    return opening.open(dtype or settings.dtype, settings.attn_implementation, settings.device)
+
+
+def _decode_once(settings: InferenceBenchmark, opening: Opening, sources: torch.Tensor, beams: int) -> None:
     disable_progress_bar()
     _open(settings, opening).decode(sources, beams, settings.length)
 
@@ -378,13 +314,6 @@ def _profile(settings: InferenceBenchmark, networks: dict, sources: torch.Tensor
 
 def _where(batch: int, beams: int) -> str:
     return f"batch {batch}, {'greedy' if beams == 1 else f'beam {beams}'}"
-
-
-def _size(opening: _Opening) -> int:
-    if opening.runtime == "onnxruntime":
-        graphs = (graph_file(opening.directory, graph, opening.arithmetic) for graph in (ENCODER, MERGED))
-        return sum(graph.stat().st_size for graph in graphs)
-    return weights_size(opening.directory)
 
 
 def _ratios(seconds: dict[str, dict[str, Sequence[float]]], flops: dict[str, float], measurements: dict) -> dict:

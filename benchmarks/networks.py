@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, MarianMTModel, MarianTokenizer, PreTrain
 
 from hf_ats.checkpoint import export_core, export_full, load_network
 from hf_ats.data import default_corpus, train_tokenizer
-from hf_ats.partition import PartitionConfig, partition_
+from hf_ats.partition import Composition, PartitionConfig, partition_
 from hf_ats.run import build_model
 
 STOCK, FULL, CORE, DENSE = "stock", "full", "core", "core-dense"
@@ -68,13 +68,13 @@ def _multiplied_out(core: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def untrained_networks(
-    architecture: str, partition: PartitionConfig, vocab_size: int, folder: Path, *, seed: int = 0
+    architecture: str, partition: PartitionConfig | Composition, vocab_size: int, folder: Path, *, seed: int = 0
 ) -> dict[str, Path]:
     """Return directories of the networks by name, made in `folder`, and there `partitioned`, the model they are of.
 
     Args:
         architecture: of `build_model`.
-        partition: of the core; by rank there is core-dense too.
+        partition: of the core; by rank alone there is core-dense too.
         vocab_size: entries of the joint vocabulary, learned from our own corpus and from made-up words, since the
             corpus cannot fill a vocabulary of real size.
         folder: where they go.
@@ -82,7 +82,7 @@ def untrained_networks(
     """
     tokenizer = _tokenizer(vocab_size, folder / "tokenizer", seed)
     model = build_model(architecture, tokenizer, seed=seed).eval()
-    names = (STOCK, FULL, CORE, *([DENSE] if partition.method == "rank" else []))
+    names = (STOCK, FULL, CORE, *([DENSE] if _has_dense_form(partition) else []))
     directories = {name: folder / name for name in names}
     model.save_pretrained(directories[STOCK])
     tokenizer.save_pretrained(directories[STOCK])
@@ -93,6 +93,10 @@ def untrained_networks(
         export_core(model, directories[DENSE], tokenizer=tokenizer, dense=True)
     model.save_pretrained(folder / PARTITIONED)
     return directories
+
+
+def _has_dense_form(partition: PartitionConfig | Composition) -> bool:
+    return isinstance(partition, PartitionConfig) and partition.method == "rank"
 
 
 def _tokenizer(vocab_size: int, directory: Path, seed: int) -> MarianTokenizer:

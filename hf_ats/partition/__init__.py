@@ -1,7 +1,7 @@
 """What a super-network is: the partitioned layers, which modules of which architecture, levels and counts."""
 
 from .adapter import partition_from_adapter_, read_adapter_config
-from .config import ADAPTER, EMBEDDINGS, INITS, ROLES, Composition, PartitionConfig
+from .config import ADAPTER, EMBEDDINGS, INITS, ROLES, Composition, PartitionConfig, partition_from_dict
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .depth import PartitionedStack, exported_names, kept_layers, layer_stacks, partitioned_stacks
 from .flops import FlopsLedger, blank_sentences, flops_per_token
@@ -82,6 +82,7 @@ __all__ = [
     "parameters_at_level",
     "partition_",
     "partition_from_adapter_",
+    "partition_from_dict",
     "partition_structure_",
     "partitioned_layers",
     "partitioned_stacks",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, MarianMTModel
 
-from benchmarks import inference, networks
+from benchmarks import inference, networks, openings
 from benchmarks.equality import check_close, check_equal
 from benchmarks.inference import InferenceBenchmark, run_inference_benchmark
 from benchmarks.networks import (
@@ -31,6 +31,7 @@ from tests.support.models import probe_batch, tiny_model
 
 NETWORKS = (STOCK, FULL, CORE, DENSE)
 RANK = PartitionConfig(ratios=[0.125])
+ONE_LAYER = PartitionConfig("depth", decoder_layers=[1])
 FEED_FORWARD = PartitionConfig("width", [0.25], target_modules=["fc1", "fc2"])
 
 
@@ -68,6 +69,11 @@ def by_rank(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_width(tmp_path_factory):
     return made_of_chain(FEED_FORWARD, tmp_path_factory.mktemp("width"))
+
+
+@pytest.fixture(scope="module")
+def by_depth(tmp_path_factory):
+    return made_of_chain(ONE_LAYER, tmp_path_factory.mktemp("depth"))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +209,7 @@ def test_the_command_writes_every_figure_of_every_network_and_combination(
 
     monkeypatch.setattr(inference, "untrained_networks", lambda *_, **__: by_rank)
     monkeypatch.setattr(inference, "peak_memory", in_this_process)
-    flags = "--batch_sizes 1 2 --beams 1 2 --length 5 --rounds 2 --threads 1 --ratios 0.125".split()
+    flags = "--batch_sizes 1 2 --beams 1 2 --length 5 --rounds 2 --threads 1".split()
     printed = command(inference, *flags, "--sources", sources, "--output", tmp_path / "record.json")
     record = read_record(tmp_path / "record.json")
     assert json.loads((tmp_path / "record.json").read_text()) == record
@@ -251,9 +257,13 @@ def test_latency_is_that_of_one_batch_and_ratios_are_paired_by_round(by_rank, sm
     assert record["ratios"]["exported full / stock, decoding"]["median"] == pytest.approx((1 + 0.5) / 2)
 
 
-@pytest.mark.parametrize("core", [DENSE, CORE], ids=["rank", "width"])
-def test_runtimes_are_measured_beside_transformers(core, by_rank, by_width, small, monkeypatch):
-    """A core by width goes through both as it is, one by rank through CTranslate2 multiplied out.
+@pytest.mark.parametrize(
+    ("core", "made"),
+    [(DENSE, "by_rank"), (CORE, "by_width"), (CORE, "by_depth")],
+    ids=["rank", "width", "depth"],
+)
+def test_runtimes_are_measured_beside_transformers(core, made, request, small, monkeypatch):
+    """A core by width or depth goes through both as it is, one by rank through CTranslate2 multiplied out.
 
     ONNX Runtime is a stand-in here: tests/deployment has the real one, whose conversion takes long.
     """
@@ -266,13 +276,11 @@ def test_runtimes_are_measured_beside_transformers(core, by_rank, by_width, smal
             file.write_bytes(b"graph")
         load_network(checkpoint).save_pretrained(output / "model")
 
-    made = by_rank if core == DENSE else by_width
-    monkeypatch.setattr(inference, "untrained_networks", lambda *_, **__: made)
-    monkeypatch.setattr(inference, "export_onnx", stand_in)
-    monkeypatch.setattr(inference, "OnnxNetwork", lambda path, *_: load_network(path / "model"))
-    settings = small(
-        beams=[1, 2], runtimes=["ctranslate2", "onnxruntime"], method="rank" if core == DENSE else "width"
-    )
+    networks_made = request.getfixturevalue(made)
+    monkeypatch.setattr(inference, "untrained_networks", lambda *_, **__: networks_made)
+    monkeypatch.setattr(openings, "export_onnx", stand_in)
+    monkeypatch.setattr(openings, "OnnxNetwork", lambda path, *_: load_network(path / "model"))
+    settings = small(beams=[1, 2], runtimes=["ctranslate2", "onnxruntime"])
     record = run_inference_benchmark(settings)
     measured, ratios = record["measurements"], record["ratios"]
     for where in ("batch 2, greedy", "batch 2, beam 2"):
@@ -327,7 +335,9 @@ def test_a_run_by_width_of_queries_and_keys_is_measured(tmp_path, small):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(method="breadth"), "method='breadth' is not known"),
+        (dict(partition='{"method": "breadth"}'), "method='breadth' is not known"),
+        (dict(partition="depth"), "partition='depth' is none: .*; write fields of PartitionConfig in JSON"),
+        (dict(partition='{"layers": 1}'), "partition=.* is none: .*'layers'"),
         (dict(runtimes=["tensorrt"]), "'tensorrt' is not known"),
     ],
 )
