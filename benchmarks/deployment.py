@@ -7,9 +7,9 @@ r"""Show that exports translate in runtimes for deployment as in PyTorch, and wh
 learns for a moment to say made-up sentences backwards, and its cores; exports all of them to ONNX, and those of stock
 classes to CTranslate2, in float32; and compares the translations of 200 made-up sentences.
 
-`render` renders the table that --block names: figures, families or transformers-js. Of trained networks it is made from
-what hf-ats export wrote: the `export.json` of each, in a folder of its name below benchmarks/results/deployment; of
-transformers.js from what benchmarks.transformers_js wrote.
+`render` renders the table that --block names: figures, families or transformers-js. Of trained networks it is made
+from what hf-ats export wrote: the `export.json` of each, in a folder of its name below benchmarks/results/deployment;
+of transformers.js from what benchmarks.transformers_js wrote.
 """
 
 import argparse
