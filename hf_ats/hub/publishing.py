@@ -13,6 +13,7 @@ from ..partition import is_translation_model
 from ..results import RESULTS, read_results
 from .account import check_access
 from .push import push_run
+from .space import SPACE
 
 
 class PublishesRuns:
@@ -61,8 +62,8 @@ class PublishesRuns:
             token: replaces `hub_token`.
             revision: replaces `hub_revision`.
             private: replaces `hub_private_repo`.
-            options: further arguments of `push_run`: `levels`, `overwrite`, `create_pr`, `commit_description`, and the
-                facts for the card.
+            options: further arguments of `push_run`: `levels`, `space`, `overwrite`, `create_pr`,
+                `commit_description`, and the facts for the card.
 
         Returns:
             The `CommitInfo` of the full network's repository (of the last level, if full is not among them). With
@@ -89,7 +90,7 @@ class PublishesRuns:
                 commit_message=commit_message,
                 **options,
             )
-            return (pushed.get("full") or list(pushed.values())[-1]).commit
+            return (pushed.get("full") or [one for level, one in pushed.items() if level != SPACE][-1]).commit
 
         _on_main_process(self, lambda: _refuse_unreported(self))
         if blocking:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from huggingface_hub import CommitInfo, HfApi
 
 from .account import full_name, repository_names, sign_in
-from .contents import CARD, Files, gather, run_id, with_card
+from .contents import gather, run_id, with_card
 from .errors import PushError
 from .repository import Repository, check_card
+from .space import CARD, SPACE, Files, space_files
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class PushedRepository:
     """A repository that is complete on the Hub.
 
     Attributes:
-        level: `"core"`, `"full"`, or a ladder's own name of a level.
+        level: `"core"`, `"full"`, or a ladder's own name of a level; `"app"` for a Space.
         repo_id: its id, as `from_pretrained` takes it.
         commit: the client's `CommitInfo` of the commit that holds it, with the pull request, if any, as `pr_url`.
         changed: whether this push made that commit; False if everything was there already.
@@ -43,6 +44,7 @@ def push_run(
     *,
     organization: str | None = None,
     levels: Sequence[str] | None = None,
+    space: bool = False,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
@@ -72,6 +74,8 @@ def push_run(
         name: `"NAME"`, for repositories of the token's user, or `"ORGANIZATION/NAME"`.
         organization: the namespace, for a `name` without one.
         levels: which levels; by default those of core and full that the run has.
+        space: also publish `NAME-app`, a Space with the page of `hf-ats app`, which translates with these levels. It
+            needs Gradio here (`pip install "hf_ats[app]"`), and pins the versions that are installed.
         private: whether new repositories are private; by default what the namespace has for new ones.
         token: a token that may write; by default `HF_TOKEN`, or that of `hf auth login`.
         revision: a branch, which is made if there is none, or a pull request that is there (`"refs/pr/1"`); by
@@ -88,7 +92,7 @@ def push_run(
         languages: codes of source and target, if the run has other names for them.
 
     Returns:
-        By level, a `PushedRepository`.
+        By level, a `PushedRepository`; that of the Space as `"app"`.
 
     Raises:
         ValueError: the run is not complete, the name is not valid, or the card lacks a fact; nothing was sent.
@@ -111,13 +115,13 @@ def push_run(
         "languages": languages and list(languages),
     }
     name, revision = full_name(name, organization), revision or "main"
-    results, parts = gather(run_directory, name, levels, facts)
+    results, parts = gather(run_directory, name, levels, space, facts)
     run = run_id(results)
 
     account = sign_in(token)
     name = name if "/" in name else f"{account.user}/{name}"
-    names = repository_names(name, results["levels"])
-    linked = _linked(account.api, names, parts, run, revision)
+    names = repository_names(name, [*results["levels"], SPACE])
+    linked = _linked(account.api, {level: names[level] for level in results["levels"]}, parts, run, revision)
     repositories = {}
     for level, part in parts.items():
         files = with_card(part, run_directory, results, level, linked)
@@ -127,6 +131,14 @@ def push_run(
             account.api, names[level], revision, files, create_pr, message, commit_description or ""
         )
         repositories[level] = repository.look()
+    if space:
+        files = space_files(results, {level: names[level] for level in parts}, names[SPACE], revision)
+        check_card(account.api, files[CARD], "space")
+        message = commit_message or f"Add the page of run {run[:8]}"
+        repository = Repository(
+            account.api, names[SPACE], revision, files, create_pr, message, commit_description or "", "space"
+        )
+        repositories[SPACE] = repository.look()
     if not (create_pr and all(repository.exists for repository in repositories.values())):
         account.check_namespace(name.split("/")[0])
     for repository in repositories.values():

@@ -27,6 +27,7 @@ class Repository:
         revision: the branch, or the pull request that is already there (`refs/pr/1`).
         files: what it must hold.
         create_pr: whether to ask for the change of that branch by a new pull request.
+        kind: `"model"` or `"space"`.
         message: the first line of the commit.
         description: what follows it.
         exists: whether there is such a repository; if not, all that follows is empty.
@@ -45,6 +46,7 @@ class Repository:
     create_pr: bool = False
     message: str = ""
     description: str = ""
+    kind: str = "model"
     exists: bool = False
     private: bool = False
     head: str | None = None
@@ -72,12 +74,12 @@ class Repository:
         """
         revision, what = revision or self.revision, f"looking at {self.repo_id}"
         blank = Repository(
-            self.api, self.repo_id, revision, self.files, self.create_pr, self.message, self.description
+            self.api, self.repo_id, revision, self.files, self.create_pr, self.message, self.description, self.kind
         )
 
         def info():
             try:
-                return self.api.model_info(self.repo_id)
+                return self.api.repo_info(self.repo_id, repo_type=self.kind)
             except GatedRepoError:  # a subclass of the next, but the repository is there
                 raise
             except RepositoryNotFoundError:
@@ -88,7 +90,9 @@ class Repository:
             return blank
         if known.id != self.repo_id:
             raise PushError(f"{self.repo_id} has moved to {known.id} on the Hub; push under that name.")
-        refs = retrying(lambda: self.api.list_repo_refs(self.repo_id, include_pull_requests=True), what)
+        refs = retrying(
+            lambda: self.api.list_repo_refs(self.repo_id, repo_type=self.kind, include_pull_requests=True), what
+        )
         branches = {ref.name: ref.target_commit for ref in refs.branches}
         requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
         heads = branches | requests
@@ -99,7 +103,8 @@ class Repository:
                 "new commits; give the name of a branch, or open a pull request by create_pr=True."
             )
         head = heads.get(revision, branches.get("main"))
-        tree = retrying(lambda: list(self.api.list_repo_tree(self.repo_id, recursive=True, revision=head)), what)
+        listing = {"repo_type": self.kind, "recursive": True, "revision": head}
+        tree = retrying(lambda: list(self.api.list_repo_tree(self.repo_id, **listing)), what)
         there = {
             file.path: (file.lfs.sha256 if file.lfs else file.blob_id, file.size)
             for file in tree
@@ -117,7 +122,7 @@ class Repository:
         )
 
     def _run_at(self, head: str) -> str | None:
-        url = hf_hub_url(self.repo_id, RESULTS, revision=head, endpoint=self.api.endpoint)
+        url = hf_hub_url(self.repo_id, RESULTS, repo_type=self.kind, revision=head, endpoint=self.api.endpoint)
         response = get_session().get(url, headers=build_hf_headers(token=self.api.token))
         hf_raise_for_status(response)
         try:
@@ -130,10 +135,11 @@ class Repository:
 
         def create():
             try:
-                self.api.create_repo(self.repo_id, private=private)
+                sdk = "gradio" if self.kind == "space" else None
+                self.api.create_repo(self.repo_id, repo_type=self.kind, space_sdk=sdk, private=private)
             except HfHubHTTPError as error:
                 # An earlier try may have been carried out; or the Hub is busy with it, and then it is not there yet.
-                if status_of(error) != 409 or not self.api.repo_exists(self.repo_id):
+                if status_of(error) != 409 or not self.api.repo_exists(self.repo_id, repo_type=self.kind):
                     raise
 
         retrying(create, f"creating {self.repo_id}")
@@ -141,20 +147,23 @@ class Repository:
     def make_branch(self) -> None:
         """Create its branch where `main` is."""
         what = f"creating {self.revision} of {self.repo_id}"
-        retrying(lambda: self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True), what)
+        options = {"branch": self.revision, "repo_type": self.kind, "exist_ok": True}
+        retrying(lambda: self.api.create_branch(self.repo_id, **options), what)
 
     def drop_branch(self) -> None:
         """Delete the branch if nothing has happened on it since it was made; best effort, after a failure."""
         with contextlib.suppress(PushError):
             if self.look().head == self.head:
                 what = f"deleting {self.revision} of {self.repo_id}"
-                retrying(lambda: self.api.delete_branch(self.repo_id, branch=self.revision), what, attempts=1)
+                options = {"branch": self.revision, "repo_type": self.kind}
+                retrying(lambda: self.api.delete_branch(self.repo_id, **options), what, attempts=1)
 
     def upload(self) -> None:
         """Send the large files ahead; nobody sees them before a commit names them."""
         what = f"uploading the files of {self.repo_id}"
         # The client asks here which files are the same at the revision already, and leaves them out of the commit.
         options = {"revision": self.revision if self.has_revision else "main", "create_pr": self.create_pr}
+        options["repo_type"] = self.kind
         files = self.files.values()
 
         def send():
@@ -188,6 +197,7 @@ class Repository:
                 [*self.files.values(), *map(CommitOperationDelete, unwanted)],
                 commit_message=self.message,
                 commit_description=self.description,
+                repo_type=self.kind,
                 revision=self.revision,
                 create_pr=self.create_pr,
                 parent_commit=self.head,
@@ -207,7 +217,7 @@ class Repository:
 
     def commit_info(self, oid: str, request: str | None = None) -> CommitInfo:
         """Return what the client says of a commit that it made, for one that is there already."""
-        page = f"{self.api.endpoint}/{self.repo_id}"
+        page = f"{self.api.endpoint}/{'spaces/' * (self.kind == 'space')}{self.repo_id}"
         return CommitInfo(
             commit_url=f"{page}/commit/{oid}",
             commit_message=self.message,
@@ -231,14 +241,14 @@ def _is_same(file: CommitOperationAdd, oid: str, size: int) -> bool:
         return hashlib.sha1(b"blob %d\0" % size + stream.read()).hexdigest() == oid
 
 
-def check_card(api: HfApi, card: CommitOperationAdd) -> None:
+def check_card(api: HfApi, card: CommitOperationAdd, kind: str = "model") -> None:
     """Ask whether the Hub takes a card's metadata, which the client would ask only after everything is uploaded.
 
     Raises:
         PushError: it does not.
     """
     with card.as_file() as stream:
-        question = {"content": stream.read().decode(), "repoType": "model"}
+        question = {"content": stream.read().decode(), "repoType": kind}
 
     def validate():
         # `ModelCard.validate` of version 0 asks huggingface.co, whatever the endpoint is.

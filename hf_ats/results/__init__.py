@@ -1,6 +1,6 @@
 """What belongs here writes down and shows what a run found: results.json, tables, plots, report page, model cards."""
 
-from .cards import render_card
+from .cards import render_card, render_space_card
 from .comparison import render_comparison, training_arguments, update_marked_block
 from .deployed import deployed_note, name_of_network, render_deployed, render_deployed_card
 from .facts import check_facts, hub_languages, with_facts
@@ -44,6 +44,7 @@ __all__ = [
     "render_comparison",
     "render_deployed",
     "render_deployed_card",
+    "render_space_card",
     "render_table",
     "report_page",
     "sample_translations",

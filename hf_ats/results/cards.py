@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, SpaceCardData
 
 from ..partition import ADAPTER
 from .facts import check_facts, hub_languages
@@ -55,6 +55,31 @@ def render_card(results: dict, level: str, repositories: dict[str, str]) -> str:
         ) from error
     ModelCard(text)  # reads the metadata back, and refuses what is not a card
     return text
+
+
+def render_space_card(results: dict, title: str, models: dict[str, str], environment: dict[str, str]) -> str:
+    """Render the `README.md` of a Space that translates with networks of a run.
+
+    Args:
+        results: of the run.
+        title: what its page is called.
+        models: by level, the ids of the networks.
+        environment: `sdk_version`, of Gradio, and `python_version`, which the Hub installs.
+
+    Raises:
+        ValueError: as `render_card`.
+    """
+    facts = _facts(results, next(iter(models)))
+    licenses = {name: facts[name] for name in ("license", "license_name", "license_link") if name in facts}
+    metadata = SpaceCardData(
+        title=title, sdk="gradio", **environment, app_file="app.py", models=list(models.values()), **licenses
+    )
+    source, target = facts["languages"]
+    return (
+        templates()
+        .get_template("space.md")
+        .render(metadata=Markdown(metadata.to_yaml()), title=title, models=models, source=source, target=target)
+    )
 
 
 def _facts(results: dict, level: str) -> dict:

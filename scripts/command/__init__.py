@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "evaluate_translation",
     "export": "export",
     "push": "push_to_hub",
+    "app": "app",
     "choose": "choose_level",
     "plan": "plan",
     "compare": "compare_runs",

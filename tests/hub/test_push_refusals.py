@@ -1,5 +1,6 @@
 """What `push_run` refuses: each by a sentence with its remedy, before anything is written, here or on the Hub."""
 
+import importlib.metadata
 import json
 import shutil
 
@@ -145,7 +146,7 @@ def test_a_directory_that_is_not_a_finished_run(run, hub):
     write_results(run / "results.json", images)
     refuse(hub, run, "holds the results of image-classification", ValueError)
     (run / "results.json").unlink()
-    refuse(hub, run, "holds no results.json, which the model card is rendered from; give", ValueError)
+    refuse(hub, run, "holds no results.json, which says what the run found; give", ValueError)
 
 
 def test_facts_that_are_missing_or_wrong(run, hub):
@@ -251,3 +252,49 @@ def test_an_export_that_is_not_that_of_the_results(run, other, hub):
         stage_run(run, "pair", run.parent / "look")
     assert not (run.parent / "look").exists()
     assert json.loads((run / "results.json").read_text(encoding="utf-8"))["card"] == {"license": "mit"}
+
+
+# ---- A Space ----
+
+
+def test_a_space_without_networks_to_put_side_by_side(run, hub):
+    refuse(
+        hub,
+        run,
+        r"levels=\['core'\]: the page puts networks beside each other",
+        ValueError,
+        levels=["core"],
+        space=True,
+    )
+
+
+def test_a_space_without_gradio(run, hub, monkeypatch):
+    installed = importlib.metadata.version
+
+    def version(package):
+        if package == "gradio":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    refuse(hub, run, r'run pip install "hf_ats\[app\]"', ImportError, license="apache-2.0", space=True)
+
+
+def test_a_space_that_is_somebody_elses(run, hub):
+    hub.create("spaces/ann/pair-app", {"README.md": b"mine", "app.py": b"mine"})
+    refuse(hub, run, r"ann/pair-app holds something else than this run .*README.md, app.py.*--overwrite", space=True)
+    push_run(run, "pair")  # which leaves it alone
+    refuse(hub, run, "ann/pair-app holds something else than this run", space=True)
+    push_run(run, "pair", space=True, overwrite=True)
+    assert b"MODELS" in hub.repositories["spaces/ann/pair-app"].files()["app.py"]
+
+
+def test_a_model_of_the_name_of_a_space_is_another_repository(run, hub):
+    hub.create("ann/pair-app", {"config.json": b"{}"})
+    push_run(run, "pair", space=True)
+    assert hub.repositories["ann/pair-app"].files()["config.json"] == b"{}"
+
+
+def test_a_space_whose_card_the_hub_does_not_take(run, hub):
+    hub.fail("POST", "validate-yaml", 400, skip=2)
+    refuse(hub, run, "asking the Hub about the model card failed: status 400", space=True)

@@ -26,7 +26,7 @@ _TIMEOUT = 60.0  # seconds
 def browser(profile: Path) -> Iterator["Browser"]:
     """A browser with the empty folder `profile` for its user data; where there is none, the test is skipped."""
     if CHROMIUM is None:
-        pytest.skip("There is no `chromium` on the PATH; install Debian's chromium to have the report page looked at.")
+        pytest.skip("There is no `chromium` on the PATH; install Debian's chromium to have pages looked at.")
     one = Browser(profile)
     try:
         yield one
@@ -141,6 +141,31 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def wait_until(self, expression: str) -> None:
+        """Waits until an expression of JavaScript is true."""
+        end = time.monotonic() + _TIMEOUT
+        while not self.evaluate(expression):
+            assert time.monotonic() < end, (
+                f"after {_TIMEOUT} s not {expression}: {self.evaluate('document.body.innerText')}"
+            )
+            time.sleep(0.05)
+
+    def write(self, text: str) -> None:
+        """Writes a text into the first box of the page, in place of what is there."""
+        self.evaluate("(box => { box.focus(); box.select(); })(document.querySelector('textarea'))")
+        self.call("Input.insertText", text=text)
+
+    def press_enter(self) -> None:
+        """Presses Enter where the focus is."""
+        enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text="\r", **enter)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **enter)
+
+    def click(self, label: str) -> None:
+        """Clicks the button whose text begins so."""
+        buttons = "[...document.querySelectorAll('button')]"
+        self.evaluate(f"{buttons}.find(one => one.innerText.trim().startsWith({json.dumps(label)})).click()")
 
     def screenshot(self, path: Path) -> None:
         """Writes a picture of the whole page."""

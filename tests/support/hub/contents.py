@@ -49,7 +49,7 @@ class Commit:
 
 
 class Repository:
-    """One model: its branches and pull requests, each the id of a commit."""
+    """One model or Space: its branches and pull requests, each the id of a commit."""
 
     def __init__(self, private: bool):
         self.private = private

@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self):
         parts = urlsplit(self.path)
-        path = parts.path
+        path = parts.path.replace("/api/spaces/", "/api/models/spaces/")
         self.query = parse_qs(parts.query)
         self.hub.requests.append((self.command, unquote(path)))
         fault = self.hub.fault(self.command, unquote(path))
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _repository(self, repo: str, write: bool = False) -> Repository:
         identity = self._identity(needed=write)
-        repository, namespace = self.hub.repositories.get(repo), repo.split("/")[0]
+        repository, namespace = self.hub.repositories.get(repo), repo.split("/")[-2]
         hidden = repository and repository.private and not (identity and identity.may_read(namespace))
         if repository is None or hidden:
             raise Refusal(404 if identity else 401, "Repository not found", "RepoNotFound")
@@ -118,7 +118,9 @@ class Handler(BaseHTTPRequestHandler):
     def _create(self):
         asked, identity = json.loads(self.body), self._identity()
         namespace = asked.get("organization") or identity.name
-        repo = f"{namespace}/{asked['name']}"
+        repo = f"{'spaces/' * (asked.get('type') == 'space')}{namespace}/{asked['name']}"
+        if repo.startswith("spaces/") and asked.get("sdk") != "gradio":
+            raise Refusal(400, "Invalid sdk")
         if repo in self.hub.repositories and identity.may_read(namespace):
             raise Refusal(409, "You already created this model repo", url=f"{self.hub.url}/{repo}")
         if not identity.may_write(namespace):
@@ -138,7 +140,8 @@ class Handler(BaseHTTPRequestHandler):
         tags = {name: card[name] for name in ("pipeline_tag", "library_name") if name in card}
         siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
         sha = repository.resolve(revision or "main")
-        info = {"id": repo, "modelId": repo, "sha": sha, "private": repository.private, "tags": card.get("tags") or []}
+        name = repo.removeprefix("spaces/")
+        info = {"id": name, "modelId": name, "sha": sha, "private": repository.private, "tags": card.get("tags") or []}
         return _json({**info, "siblings": siblings, "cardData": card, **tags})
 
     def _refs(self, repo):
@@ -267,7 +270,7 @@ class Handler(BaseHTTPRequestHandler):
         return 200, headers, content
 
 
-_REPO = r"(?P<repo>[^/]+/[^/]+)"
+_REPO = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
 _MODEL = rf"/api/models/{_REPO}"
 _REVISION = r"(?P<revision>[^/]+)"
 _ROUTES = (
