@@ -81,7 +81,7 @@ LOWEST_TESTS := $(addprefix tests/,checkpoint data hub partition remote_code run
 LOWEST_TESTS += $(addprefix --ignore=tests/,checkpoint/test_environments.py hub/test_pull.py partition/test_flops.py \
     partition/test_batch_flops.py partition/test_summed.py training/test_distributed.py training/test_fsdp.py training/test_levels.py)
 LOWEST_KEYWORDS := law or test_checkpoints.py or test_files.py or test_registration.py or test_push.py or test_report.py or test_export.py \
-    or test_a_run_leaves_the_two_models or test_translate_keeps_the_order or test_exporting_leaves_the_model_as_it_was
+    or test_both_networks_translate or test_a_run_leaves_the_two_models or test_translate_keeps_the_order or test_exporting_leaves_the_model_as_it_was
 
 # Stamp files: one installation per change of what it depends on. $(@D) is the environment's folder.
 

@@ -1,16 +1,15 @@
 """`hf-ats app`: the page as a person uses it, in a browser, and what the command refuses."""
 
+import importlib
 import importlib.metadata
 import re
 import shutil
 import socket
 import sys
 
-import gradio
 import pytest
 import torch
 
-from hf_ats.remote_code import page_ats
 from hf_ats.results import read_results, write_results
 from hf_ats.scripts import app
 from tests.support.browser import browser
@@ -34,13 +33,18 @@ def chromium(tmp_path_factory):
         yield one
 
 
+@pytest.fixture(scope="module")
+def page_ats():
+    """The page's module, with Gradio, whose import takes seconds, which only this file's process should pay."""
+    return importlib.import_module("hf_ats.remote_code.page_ats")
+
+
 @pytest.fixture
-def serve(monkeypatch):
+def serve(monkeypatch, page_ats):
     """Begins the command, and returns the port that the page is served on, until the test ends."""
     serving = []
-    monkeypatch.setattr(
-        gradio.Blocks, "block_thread", lambda page: serving.append(page)
-    )  # where the command would wait for Ctrl-C
+    # Where the command would wait for Ctrl-C.
+    monkeypatch.setattr(page_ats.gr.Blocks, "block_thread", lambda page: serving.append(page))
 
     def begin(*arguments) -> int:
         number = free_port()
@@ -60,12 +64,24 @@ def refuse(words, *arguments, monkeypatch):
         app.main()
 
 
-def test_both_networks_translate_with_their_times_and_sizes(run, serve, chromium, monkeypatch):
-    asked, resolve = [], socket.getaddrinfo
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *more, **named: asked.append(host) or resolve(host, *more, **named)
-    )
-    page = open_page(chromium, serve(run))
+def calls_of(monkeypatch, place, name: str) -> list:
+    """The first arguments that a function of a module is called with from here on."""
+    calls, function = [], getattr(place, name)
+
+    def called(first, *more, **named):
+        calls.append(first)
+        return function(first, *more, **named)
+
+    monkeypatch.setattr(place, name, called)
+    return calls
+
+
+def test_both_networks_translate_with_their_times_and_sizes(run, serve, chromium, page_ats, monkeypatch):
+    asked = calls_of(monkeypatch, socket, "getaddrinfo")
+    translators = calls_of(monkeypatch, page_ats, "_translate")
+    port = serve(run)
+    assert len(set(map(id, translators))) == 2, "each network translates once before the page opens"
+    page = open_page(chromium, port)
     text = page.evaluate("document.body.innerText")
     assert "<i>ladder\n" in text and "Sentence (de)" in text and "Translation (en)" in text
     levels = read_results(run / "results.json")["levels"]
@@ -89,11 +105,7 @@ def test_both_networks_translate_with_their_times_and_sizes(run, serve, chromium
     page.wait_until(f"{TIMES}.length === 2")
     assert page.evaluate(SHOWN) == expected(run, ("core", "full"), GERMAN[1]) and page.evaluate(NOTICE) is None
 
-    assert page.complaints == []
-    assert {url.split("/")[2] for url in page.requests if not url.startswith("data:")} == {
-        page.requests[0].split("/")[2]
-    }
-    assert "127.0.0.1" in asked and set(asked) <= {"127.0.0.1", None}
+    assert "127.0.0.1" in asked and set(asked) <= {"127.0.0.1", None}  # and no analytics
 
 
 def test_a_ladder_has_a_column_for_each_level_that_is_asked_for_on_a_phone_too(run, serve, chromium):
@@ -105,9 +117,12 @@ def test_a_ladder_has_a_column_for_each_level_that_is_asked_for_on_a_phone_too(r
     ]
     assert translated(page, UNSEEN) == expected(run, ("level1", "core", "full"), UNSEEN)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.complaints == []
+    hosts = {url.split("/")[2] for url in page.requests if not url.startswith("data:")}
+    assert hosts == {page.requests[0].split("/")[2]}, "the page asks for nothing from elsewhere"
 
 
-def test_a_network_without_positions_has_a_longest_text_all_the_same(tmp_path):
+def test_a_network_without_positions_has_a_longest_text_all_the_same(page_ats, tmp_path):
     tokenizer = tiny_tokenizer("t5", tmp_path)
     translator = page_ats.translator(tiny_model("t5", vocab_size=len(tokenizer)), tokenizer)
     assert page_ats._refusal(translator, "a " * 200) is None

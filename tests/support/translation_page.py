@@ -20,7 +20,7 @@ def free_port() -> int:
 
 def open_page(chromium, port: int, width: int = 1280) -> Page:
     page = Page(chromium, f"http://127.0.0.1:{port}/", width=width, height=900)
-    page.wait_until("document.querySelectorAll('textarea').length > 1")
+    page.wait_until("document.body.innerText.includes('Times: ')")  # its last line
     return page
 
 
