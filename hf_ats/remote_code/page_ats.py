@@ -19,7 +19,6 @@ from .pipeline_ats import ATSTranslationPipeline, longest_input, with_generation
 _EXAMPLES = 6
 # Tokens of a source, for networks without a limit of their own: their memory grows with the square.
 _LONGEST = 1024
-_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # of the reader's machine: nothing is fetched
 _BLANK = "<p>&nbsp;</p>"  # a line that keeps its height
 _CSS = """
 .gradio-container main { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
@@ -59,7 +58,7 @@ def show_page(title: str, results: dict, translators: dict[str, ATSTranslationPi
     for one in translators.values():
         _translate(one, next((text for text in examples if _refusal(one, text) is None), "a"))
     page = _build(title, results, translators, examples[:: max(1, len(examples) // _EXAMPLES)][:_EXAMPLES])
-    theme = gr.themes.Default(font=_FONTS, font_mono=("ui-monospace", "monospace"))
+    theme = gr.themes.Default(font=("system-ui", "sans-serif"))  # Gradio's own font comes without a bold one
     look = {"theme": theme, "css": _CSS, "footer_links": [], "ssr_mode": False}
     page.launch(share=False, quiet=True, prevent_thread_lock=True, **look, **launch)
     print(f"The page is at {page.local_url} until Ctrl-C.", flush=True)

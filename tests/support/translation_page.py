@@ -7,6 +7,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from hf_ats.evaluation import translate
 from tests.support.browser import Page
 
+# Parts of the page appear one after the other.
+READY = """
+document.querySelectorAll("h2").length > 1 &&
+document.querySelectorAll("textarea").length === document.querySelectorAll("h2").length + 1 &&
+document.body.innerText.includes("Times: ") && !document.body.innerText.includes("Loading...")
+"""
 SHOWN = "[...document.querySelectorAll('textarea')].slice(1).map(one => one.value)"
 TIMES = "[...document.querySelectorAll('.seconds')].map(one => one.innerText)"
 NOTICE = "document.querySelector('.notice')?.innerText"
@@ -20,7 +26,7 @@ def free_port() -> int:
 
 def open_page(chromium, port: int, width: int = 1280) -> Page:
     page = Page(chromium, f"http://127.0.0.1:{port}/", width=width, height=900)
-    page.wait_until("document.body.innerText.includes('Times: ')")  # its last line
+    page.wait_until(READY)
     return page
 
 
