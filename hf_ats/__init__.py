@@ -5,6 +5,7 @@ Gradients" (AISTATS 2022). Importing it makes cores and `pipeline("translation")
 """
 
 from hf_ats.checkpoint import export_adapter, export_core, export_full, load_partitioned
+from hf_ats.evaluation import input_moments
 from hf_ats.partition import (
     PartitionConfig,
     SummedNetworks,
@@ -30,6 +31,7 @@ __all__ = [
     "export_adapter",
     "export_core",
     "export_full",
+    "input_moments",
     "load_partitioned",
     "num_levels",
     "partition_",

@@ -12,7 +12,8 @@ vocabulary tables, so that the core keeps as much of the weights' energy as it c
 norm, in the mean by size; of a layer that is dropped, nothing. That says little of how well the core will translate,
 and least of all about depth: what a whole layer is worth shows in training. So the table has the best plan of each
 depth, and --encoder_layers and --decoder_layers take another row of it. With --calibration_sentences, a hundred or so
-like those to be translated, energy is that of the layers' outputs on them, and on the model's own translations.
+like those to be translated, energy is that of the layers' outputs on them, and on the model's own translations, and
+the recipe names them, so that training begins with the core of the plan.
 
 Parameters and megabytes (10^6 bytes) are those of the core's export in float32, to the last byte. Milliseconds are
 measured here, on the CPU, in the RUNTIME and with its QUANTIZATION: those of the translation of the sentence of median
@@ -39,7 +40,6 @@ from hf_ats.deployment import (
     RUNTIMES,
     Stopwatch,
     generated_sentences,
-    input_moments,
     make_plan,
     parse_limit,
     plot_spectra,
@@ -49,7 +49,8 @@ from hf_ats.deployment import (
     render_recipe,
     require_runtime,
 )
-from hf_ats.run import check_output, count, manual_parser, source_prefix, user_errors
+from hf_ats.evaluation import input_moments
+from hf_ats.run import check_output, count, manual_parser, read_calibration, source_prefix, user_errors
 from hf_ats.storage import write_file
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--decoder_layers", type=count, help="likewise")
     parser.add_argument("--output", type=Path, default=Path("plan.yaml"), help="the recipe (default: plan.yaml)")
     parser.add_argument(
-        "--calibration_sentences", type=Path, help="source text that weights the energies, one a line (default: none)"
+        "--calibration_sentences", help="source text that weights the energies, one a line (default: none)"
     )
     parser.add_argument(
         "--sentences", type=Path, help="source text to time, one a line (default: generated German dates and prices)"
@@ -103,20 +104,19 @@ def main() -> None:
         parser.error(f"--output {arguments.output} is the name of the picture; write one such as plan.yaml.")
     for output in (arguments.output, picture):
         check_output("--output", output)
+    calibration = read_calibration(arguments.calibration_sentences)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
     model = load_network(arguments.model, dtype=torch.float32)
-    tokenizer = (
-        load_tokenizer(arguments.model) if arguments.calibration_sentences or kind == "max_latency_ms" else None
-    )
+    tokenizer = load_tokenizer(arguments.model) if calibration or kind == "max_latency_ms" else None
 
     def sources(lines: list[str]) -> list[str]:
         return [source_prefix(model) + line for line in lines if line.strip()]
 
     moments = None
-    if arguments.calibration_sentences:
-        moments = input_moments(model, tokenizer, sources(read_lines(arguments.calibration_sentences)))
+    if calibration:
+        moments = input_moments(model, tokenizer, sources(calibration))
     layers = read_layers(model, moments)
     stopwatch = None
     if kind == "max_latency_ms":
@@ -148,7 +148,7 @@ def main() -> None:
     command = f"hf-ats plan {shlex.join(sys.argv[1:])}"
     ranks = {module: rank for choice in plan.choices for module, rank in choice.ranks.items()}
     plot_spectra(layers, ranks, picture, f"{arguments.model}: what each rank keeps")
-    write_file(arguments.output, render_recipe(planned, arguments.model, command))
+    write_file(arguments.output, render_recipe(planned, arguments.model, command, arguments.calibration_sentences))
     print(f"A core of {plan.parameters:,} parameters, {planned.size_bytes:,} bytes: {arguments.output}, {picture}")
 
 

@@ -14,7 +14,8 @@ override it. For a small-width core:
 
 --decoder_layers 2 gives the core two decoder layers: in place of --method and --ratios, or beside them.
 
-From a pretrained model, to get a smaller one out of it, on several GPUs:
+From a pretrained model, to get a smaller one out of it, on several GPUs (with --calibration_sentences text.de the
+core begins as what changes that model's outputs on a hundred sentences or so least):
 
     accelerate launch --multi_gpu -m hf_ats.scripts.train_translation \
         --model_name_or_path Helsinki-NLP/opus-mt-de-en \
@@ -46,10 +47,11 @@ from pathlib import Path
 
 from hf_ats import ATSSeq2SeqTrainer, partition_, partition_from_adapter_
 from hf_ats.data import TranslationCollator
-from hf_ats.evaluation import bleu_tokenizer, build_compute_metrics
+from hf_ats.evaluation import bleu_tokenizer, build_compute_metrics, input_moments
 from hf_ats.run import (
     build_networks,
     card_facts,
+    check_calibration,
     check_core,
     check_run,
     complete_generation_config_,
@@ -57,6 +59,7 @@ from hf_ats.run import (
     load_parts,
     name_base_of_adapter_,
     parse_flags,
+    read_calibration,
     rehearse,
     rehearse_report,
     report_trained,
@@ -78,6 +81,9 @@ def main() -> None:
         adapter = model_args.adapter_name_or_path
         card = card_facts(card_args, model_args, data_args, required=args.push_to_hub)
         partition = None if adapter else partition_args.config()
+        check_calibration(model_args.calibration_sentences, partition)
+        # What a checkpoint holds has begun already.
+        calibration = None if args.resume_from_checkpoint else read_calibration(model_args.calibration_sentences)
         settings = vars(model_args) | vars(data_args)
         start(args, cores=1 if adapter else partition.num_cores if partition else 0, settings=settings)
 
@@ -92,7 +98,12 @@ def main() -> None:
         if adapter:
             partition_from_adapter_(model, adapter)
         elif partition:
-            partition_(model, partition)
+            moments = None
+            if calibration:
+                sources = [data_args.source_prefix + sentence for sentence in calibration]
+                progress = args.process_index == 0 and not args.disable_tqdm
+                moments = input_moments(model, tokenizer, sources, progress)
+            partition_(model, partition, moments)
         check_core(model, partition_args.core_parameters)
         check_run(model, args, tokenized)
         complete_generation_config_(model, tokenizer)

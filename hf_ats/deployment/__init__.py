@@ -15,7 +15,7 @@ from .onnx_graphs import ENCODER, MERGED, graph_file
 from .onnx_network import OnnxNetwork
 from .plan import BUDGETS, core_size, make_plan, render_depths, render_plan, render_recipe
 from .runtimes import FORMATS, QUANTIZATIONS, RUNTIMES, require_runtime
-from .spectra import input_moments, plot_spectra, read_layers
+from .spectra import plot_spectra, read_layers
 from .stopwatch import Stopwatch
 from .to_ctranslate2 import CTranslate2Network, check_format, convert_to_ctranslate2
 from .to_onnx import export_onnx
@@ -41,7 +41,6 @@ __all__ = [
     "exported_levels",
     "generated_sentences",
     "graph_file",
-    "input_moments",
     "made_up_sentences",
     "make_plan",
     "measure_latency",

@@ -349,17 +349,19 @@ def render_plan(layers: dict[str, list[Layer]], plan: Plan) -> str:
     return align(["layer", *columns], rows)
 
 
-def render_recipe(planned: Planned, model: str, command: str) -> str:
+def render_recipe(planned: Planned, model: str, command: str, calibration: str | None = None) -> str:
     """Render a recipe of `hf-ats train` that trains the model with the plan's core.
 
     Args:
         planned: what `make_plan` returned.
         model: the model's directory or id, as the user wrote it.
         command: what made the plan, for the comment.
+        calibration: the file of the sentences that it was made with, from which the core then begins.
     """
-    plan = planned.plans[0]
+    plan, reads = planned.plans[0], any(part.reads_moments for part in planned.partitions)
     flags = {
         "model_name_or_path": model,
+        **({"calibration_sentences": calibration} if calibration and reads else {}),
         "partitions": [
             {name: value for name, value in part.to_dict().items() if value not in (None, [])}
             for part in planned.partitions
@@ -369,7 +371,7 @@ def render_recipe(planned: Planned, model: str, command: str) -> str:
     time = "" if planned.measured_ms is None else f", {planned.measured_ms:.1f} ms"
     return (
         f"# A core of {plan.parameters:,} parameters, {planned.size_bytes:,} bytes{time}, that keeps "
-        f"{100 * plan.energy:.1f}% of the weights' energy:\n"
+        f"{100 * plan.energy:.1f}% of the {'outputs' if calibration else 'weights'}' energy:\n"
         f"#     {command}\n"
         "# To train it: hf-ats train --recipe THIS_FILE --output_dir DIR, the data, and what else a run takes.\n\n"
         + yaml.safe_dump(flags, sort_keys=False, width=120)

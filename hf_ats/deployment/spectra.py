@@ -2,11 +2,11 @@
 
 The energy of a weight is the square of its Frobenius norm, the sum of its squared singular values, and a core keeps
 `1 - |W - W_core|^2 / |W|^2` of it: by rank the share of the leading singular values. With calibration sentences it is
-that of the outputs, `1 - |(W - W_core) X|^2 / |W X|^2`, where the columns of X are the layer's inputs on them. Neither
-says how layers work together: it stands in for the quality of a core before training.
+that of the outputs, `1 - |(W - W_core) C^1/2|^2 / |W C^1/2|^2`, where C is the second moment of the layer's inputs on
+them, as `InputMoments` has it; and the core is the one that begins from them. Neither says how layers work together:
+it stands in for the quality of a core before training.
 """
 
-import copy
 import io
 import os
 import re
@@ -18,23 +18,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from ..evaluation import encode_sentences, in_eval_mode
 from ..partition import (
     EMBEDDINGS,
     PRESETS,
     WIDTH_PRESETS,
     Composition,
+    InputMoments,
+    Moments,
     PartitionConfig,
     find_by_model_type,
     is_partitioned,
     layer_stacks,
+    moments_of,
     order_by_importance,
     vocabulary_tables,
 )
-from ..remote_code import longest_input
 from ..storage import write_file
 
 RANK_RATIOS = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
@@ -92,12 +92,12 @@ class Layer:
         return list(found)
 
 
-def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None = None) -> dict[str, list[Layer]]:
+def read_layers(model: PreTrainedModel, moments: Moments | None = None) -> dict[str, list[Layer]]:
     """Return the layers of `"encoder"`, `"decoder"` and `"vocabulary"`, with what a core can keep of them.
 
     Args:
         model: an encoder-decoder with a preset, not partitioned; it is left as it is.
-        moments: what `input_moments` returns, to weight energies by the layers' inputs; the tables' are as they are.
+        moments: what `input_moments` returns, for the energies of outputs.
 
     Raises:
         ValueError: it is another, or a core.
@@ -106,20 +106,24 @@ def read_layers(model: PreTrainedModel, moments: dict[str, torch.Tensor] | None 
     feed_forward = {suffix: role for suffix, role in roles.items() if role in ("out", "in")}
     return {
         half: [
-            _read_layer(f"{stack}.{index}", layer, targets, feed_forward, moments or {})
+            _read_layer(f"{stack}.{index}", layer, targets, feed_forward, moments)
             for index, layer in enumerate(model.get_submodule(stack))
         ]
         for half, stack in layer_stacks(model).items()
-    } | {"vocabulary": [_read_tables(vocabulary_tables(model))]}
+    } | {"vocabulary": [_read_tables(model, moments)]}
 
 
 @torch.no_grad()
-def _read_tables(tables: list[torch.Tensor]) -> Layer:
+def _read_tables(model: PreTrainedModel, moments: Moments | None) -> Layer:
     """Return the vocabulary tables, whose cores all have one rank."""
+    names = vocabulary_tables(model)
+    tables = [model.get_submodule(readers[0]).weight for readers in names]
     size, width = sum(table.numel() for table in tables), min(table.shape[1] for table in tables)
     kept = 0
-    for table in tables:  # its squared singular values, by a product that is as small as the width
-        energies = torch.linalg.eigvalsh((table.float().T @ table.float()).double()).clamp(min=0).flip(0).cumsum(0)
+    for readers, table in zip(names, tables, strict=True):
+        weight = _weighted(table, moments and moments_of(moments, readers))
+        # Its squared singular values, by a product that is as small as the width.
+        energies = torch.linalg.eigvalsh((weight.T @ weight).double()).clamp(min=0).flip(0).cumsum(0)
         kept = kept + table.numel() * (energies / energies[-1])[:width].numpy()
     choices = [Choice((EMBEDDINGS,), {}, None, 0, size)]
     for rank in _ranks(width):
@@ -151,63 +155,18 @@ def _presets(model: PreTrainedModel) -> tuple[Sequence[str], dict[str, str]]:
 
 
 @torch.no_grad()
-def input_moments(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], progress: bool = True
-) -> dict[str, torch.Tensor]:
-    """Return the sum of `x x^T` over the inputs `x` of every linear layer, `(in, in)`, by the layer's name.
-
-    The decoder is shown the model's own greedy translations, of at most twice as many tokens as their sources and ten.
-
-    Args:
-        model: an encoder-decoder.
-        tokenizer: its tokenizer.
-        sentences (`list[str]`): source text, with the prefix that the model wants.
-        progress: whether to show a bar on standard error.
-
-    Raises:
-        ValueError: no sentence has text, or one is too long; and as `read_layers`.
-    """
-    _presets(model)
-    encoded = list(filter(None, encode_sentences(tokenizer, sentences, [model])))
-    if not encoded:
-        raise ValueError(f"the calibration has {len(sentences)} sentences, none with text; give some.")
-    sums: dict[str, torch.Tensor] = {}
-
-    def add(name: str, inputs: torch.Tensor) -> None:
-        rows = inputs.flatten(0, -2).float()
-        sums[name] = sums.get(name, 0) + rows.T @ rows
-
-    stacks = tuple(f"{stack}." for stack in layer_stacks(model).values())
-    named = {n: one for n, one in model.named_modules() if isinstance(one, nn.Linear) and n.startswith(stacks)}
-    config = copy.deepcopy(model.generation_config)
-    config.update(num_beams=1, do_sample=False, max_length=None)
-    positions = longest_input(model.config)
-    with in_eval_mode(model):
-        for row in tqdm(encoded, desc="calibration", unit=" sentences", disable=not progress):
-            config.max_new_tokens = min(10 + 2 * len(row), positions - 1)
-            source = torch.tensor([row])
-            given = {"input_ids": source, "attention_mask": torch.ones_like(source)}
-            target = model.generate(**given, generation_config=config)
-            hooks = [
-                one.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
-                for name, one in named.items()
-            ]
-            model(**given, decoder_input_ids=target)
-            for hook in hooks:
-                hook.remove()
-    return sums
-
-
-@torch.no_grad()
-def _read_layer(name: str, layer: nn.Module, targets: Sequence[str], feed_forward: dict[str, str], moments) -> Layer:
+def _read_layer(
+    name: str, layer: nn.Module, targets: Sequence[str], feed_forward: dict[str, str], moments: Moments | None
+) -> Layer:
     linears = {inner: one for inner, one in layer.named_modules() if isinstance(one, nn.Linear)}
+    read = None if moments is None else {inner: moments_of(moments, [f"{name}.{inner}"]) for inner in linears}
     chosen = {inner: one for inner, one in linears.items() if inner.rpartition(".")[2] in targets}
-    spectra = {inner: _spectrum(one.weight, moments.get(f"{name}.{inner}")) for inner, one in chosen.items()}
+    spectra = {inner: _spectrum(_weighted(one.weight, read and read[inner])) for inner, one in chosen.items()}
     block = {inner: feed_forward[end] for inner in chosen if (end := inner.rpartition(".")[2]) in feed_forward}
     blocks = [_of_rank(name, {inner: one}, spectra) for inner, one in chosen.items() if inner not in block]
     if block:
         by_rank = _combined([_of_rank(name, {inner: chosen[inner]}, spectra) for inner in block])
-        blocks.append(by_rank + _of_width(name, chosen, block, moments))
+        blocks.append(by_rank + _of_width(name, chosen, block, read))
     return Layer(
         name,
         sum(parameter.numel() for parameter in layer.parameters()),
@@ -217,13 +176,13 @@ def _read_layer(name: str, layer: nn.Module, targets: Sequence[str], feed_forwar
     )
 
 
-def _spectrum(weight: torch.Tensor, moment: torch.Tensor | None) -> np.ndarray:
-    if moment is None:
-        energies = torch.linalg.svdvals(weight.float()).double().square()
-    else:
-        _, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-        energies = (values.square() * ((right @ moment) * right).sum(1)).double()
-    kept = energies.cumsum(0)
+def _weighted(weight: torch.Tensor, moments: InputMoments | None) -> torch.Tensor:
+    """Return the weight whose squared norm is the energy."""
+    return weight.float() if moments is None else moments.weighted(weight.float())
+
+
+def _spectrum(weight: torch.Tensor) -> np.ndarray:
+    kept = torch.linalg.svdvals(weight).double().square().cumsum(0)
     return (kept / kept[-1]).numpy() if kept[-1] > 0 else np.ones(len(kept))
 
 
@@ -252,21 +211,23 @@ def _combined(group: list[list[Choice]]) -> list[Choice]:
     return first
 
 
-def _of_width(name: str, linears: dict[str, nn.Linear], block: dict[str, str], moments) -> list[Choice]:
+def _of_width(
+    name: str, linears: dict[str, nn.Linear], block: dict[str, str], moments: Moments | None
+) -> list[Choice]:
     """Return what is kept of a feed-forward block whose most important neurons stay."""
-    order = order_by_importance(block, linears, dict.fromkeys(block, 1))
+    order = order_by_importance(block, linears, dict.fromkeys(block, 1), moments)
     choices = []
     for ratio in WIDTH_RATIOS:
         width, saved, energy = max(1, round(ratio * len(order))), 0, 0.0
         dropped = order[width:]
         for inner, role in block.items():
-            linear, moment = linears[inner], moments.get(f"{name}.{inner}")
+            linear = linears[inner]
             whole, weight = linear.weight.float(), torch.zeros_like(linear.weight, dtype=torch.float32)
             if role == "out":
                 weight[dropped] = whole[dropped]
             else:
                 weight[:, dropped] = whole[:, dropped]
-            lost, total = (one.square() if moment is None else (one @ moment) * one for one in (weight, whole))
+            lost, total = (_weighted(one, moments and moments[inner]).square() for one in (weight, whole))
             share = 1.0 if total.sum() <= 0 else 1 - (lost.double().sum() / total.double().sum()).item()
             energy += share * whole.numel()
             saved += len(dropped) * (len(whole) if role == "in" else whole.shape[1] + (linear.bias is not None))

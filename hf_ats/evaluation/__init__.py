@@ -19,6 +19,7 @@ from .metrics import (
     compute_accuracy,
     score_translations,
 )
+from .moments import input_moments
 from .networks import measure_networks
 from .timing import ratio, spread, time_in_turns
 
@@ -34,6 +35,7 @@ __all__ = [
     "device_name",
     "encode_sentences",
     "in_eval_mode",
+    "input_moments",
     "measure_networks",
     "ratio",
     "score_translations",

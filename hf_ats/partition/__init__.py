@@ -24,6 +24,7 @@ from .levels import (
     sort_levels,
     tie_as_,
 )
+from .moments import InputMoments, Moments, moments_of
 from .partitioning import partition_, partition_structure_, stock_config, stock_config_dict
 from .presets import PRESETS, WIDTH_PRESETS, find_by_model_type, is_translation_model
 from .rank import LowRankSum, PartitionedRankLinear
@@ -47,7 +48,9 @@ __all__ = [
     "WIDTH_PRESETS",
     "Composition",
     "FlopsLedger",
+    "InputMoments",
     "LowRankSum",
+    "Moments",
     "PartitionConfig",
     "PartitionedBatchNorm2d",
     "PartitionedConv2d",
@@ -76,6 +79,7 @@ __all__ = [
     "layer_stacks",
     "layers_at_level",
     "level_names",
+    "moments_of",
     "names_of_levels",
     "num_levels",
     "order_by_importance",

@@ -47,8 +47,10 @@ class PartitionConfig:
             of the given weight by its rank; `"random"`: Gaussian factors whose product has the given weight's mean
             square. In both cases `W` is what remains. By width, `"first"` (the default): the core keeps the neurons
             and dimensions that come first; `"importance"`: those whose weights are largest (the product of the norms
-            of what goes in and what comes out) are put first, for a pretrained Transformer. The full network always
-            computes what it computed before (law 3). `"adapter"` is what `partition_from_adapter_` writes.
+            of what goes in and what comes out) are put first, for a pretrained Transformer. With the `moments` of
+            `partition_`, `"svd"` and `"importance"` keep what changes the outputs on a text least, instead of the
+            weights. The full network always computes what it computed before (law 3). `"adapter"` is what
+            `partition_from_adapter_` writes.
         ranks (`dict[str, int]`, *optional*): the rank of each module's core itself, in place of `ratios` and
             `target_modules`: maps whole dotted suffixes, as in the list of `target_modules`, to ranks; the longest
             suffix that matches a name decides. `{"fc1": 16, "decoder.layers.5.fc1": 64}` gives one `fc1` another rank
@@ -234,6 +236,11 @@ class PartitionConfig:
         """Whether the vocabulary tables are among the target modules."""
         named = self.target_modules if self.ranks is None else self.ranks
         return self.method == "rank" and not isinstance(named, str) and EMBEDDINGS in (named or ())
+
+    @property
+    def reads_moments(self) -> bool:
+        """Whether cores can begin from what modules read on some text, instead of from the weights."""
+        return self.init in ("svd", "importance")
 
     @property
     def parts(self) -> list["PartitionConfig"]:

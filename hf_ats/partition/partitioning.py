@@ -12,6 +12,7 @@ from .config import ADAPTER, EMBEDDINGS, Composition, PartitionConfig, partition
 from .depth import plan_depth
 from .layers import PartitionedLayer
 from .levels import find_partition, is_partitioned, unwrapped
+from .moments import Moments, moments_of
 from .presets import find_targets, longest_match
 from .rank import PartitionedRankLinear
 from .vocabulary import find_tables, plan_vocabulary
@@ -21,7 +22,11 @@ _MODEL_TYPE_PREFIX = "ats_partitioned_"
 _CONFIG_FIELD = "ats_partition"
 
 
-def partition_(model: nn.Module, config: PartitionConfig | Composition | Sequence[PartitionConfig]) -> nn.Module:
+def partition_(
+    model: nn.Module,
+    config: PartitionConfig | Composition | Sequence[PartitionConfig],
+    moments: Moments | None = None,
+) -> nn.Module:
     """Replace the chosen layers of `model` by partitioned ones, in place, at full level.
 
     Nothing changes at full level: the model computes what it computed before (law 3). A Transformers model's `config`
@@ -33,13 +38,17 @@ def partition_(model: nn.Module, config: PartitionConfig | Composition | Sequenc
             by width ResNet.
         config (`PartitionConfig`): what to split, into which cores. Several, in a list, are one ladder: a level is
             that level of each, so they have equally many cores, and no two may name the same module.
+        moments (`dict[str, InputMoments]`, *optional*): what the model's modules read on some text, as `input_moments`
+            returns it, from which cores of `init="svd"` and `"importance"` then begin; by default they do from the
+            weights.
 
     Returns:
         The same object.
 
     Raises:
         ValueError: the model is partitioned already, nothing matches, a match cannot be split or is one of two
-            partitions, two levels of a layer are equal, or a weight is NaN. The model is then as it was.
+            partitions, two levels of a layer are equal, or a weight is NaN; or there are moments, and no core begins
+            from them, or a module is not among them. The model is then as it was.
 
     Example:
 
@@ -50,6 +59,8 @@ def partition_(model: nn.Module, config: PartitionConfig | Composition | Sequenc
     >>> shorter = PartitionConfig(method="depth", decoder_layers=[1])
     >>> narrower = PartitionConfig(method="width", ratios=[0.5], target_modules=["fc1", "fc2"])
     >>> model = partition_(MarianMTModel.from_pretrained(directory), [shorter, narrower])
+    >>> model = MarianMTModel.from_pretrained(directory)
+    >>> model = partition_(model, PartitionConfig(ratios=[0.25]), input_moments(model, tokenizer, sentences))
     ```
     """
     if isinstance(config, Sequence):
@@ -59,7 +70,12 @@ def partition_(model: nn.Module, config: PartitionConfig | Composition | Sequenc
             f"init={ADAPTER!r} takes the factors of an adapter, and there is none here; call "
             "partition_from_adapter_(model, adapter), or write init='svd'."
         )
-    return _replace_layers(model, config, fill=True)
+    if moments is not None and not any(part.reads_moments for part in config.parts):
+        raise ValueError(
+            f"there are moments of calibration sentences, and no core of {config} begins from them; write init='svd' "
+            "with method='rank' or init='importance' with method='width', or leave the calibration out."
+        )
+    return _replace_layers(model, config, fill=True, moments=moments)
 
 
 # The factors `U` (k, in) and `V` (out, k) of layers, by their names.
@@ -82,7 +98,11 @@ def partition_structure_(model: nn.Module, config: PartitionConfig | Composition
 
 
 def _replace_layers(
-    model: nn.Module, config: PartitionConfig | Composition, fill: bool, factors: Factors | None = None
+    model: nn.Module,
+    config: PartitionConfig | Composition,
+    fill: bool,
+    factors: Factors | None = None,
+    moments: Moments | None = None,
 ) -> nn.Module:
     if is_partitioned(model):
         partition = find_partition(model) or "levels of its own"
@@ -94,7 +114,7 @@ def _replace_layers(
         config = _with_tables(model, config)
     makers, attentions = {}, []
     for part in config.parts:
-        of_part, narrowed = _plan(model, part, factors)
+        of_part, narrowed = _plan(model, part, factors, moments if part.reads_moments else None)
         twice = next((name for name in of_part if name in makers), None)
         if twice is not None:
             raise ValueError(
@@ -119,16 +139,16 @@ def _replace_layers(
 
 
 def _plan(
-    model: nn.Module, config: PartitionConfig, factors: Factors | None
+    model: nn.Module, config: PartitionConfig, factors: Factors | None, moments: Moments | None
 ) -> tuple[dict[str, Callable[[bool], PartitionedLayer]], list[nn.Module]]:
     """Return what makes each partitioned layer, by the name of what it replaces, and the attentions that narrow."""
     if config.method == "depth":
         return plan_depth(model, config), []
     targets = find_targets(model, config)
     if config.method == "rank":
-        tables = plan_vocabulary(model, config, partial(_ranks, config))
-        return _plan_rank(config, targets, factors) | tables, []
-    return plan_width(model, config, targets)
+        tables = plan_vocabulary(model, config, partial(_ranks, config), moments)
+        return _plan_rank(config, targets, factors, moments) | tables, []
+    return plan_width(model, config, targets, moments)
 
 
 def _with_tables(model: nn.Module, config: PartitionConfig | Composition) -> PartitionConfig | Composition:
@@ -139,15 +159,18 @@ def _with_tables(model: nn.Module, config: PartitionConfig | Composition) -> Par
     return Composition(parts) if isinstance(config, Composition) else parts[0]
 
 
-def _plan_rank(config: PartitionConfig, targets: dict[str, nn.Linear], factors: Factors | None):
+def _plan_rank(
+    config: PartitionConfig, targets: dict[str, nn.Linear], factors: Factors | None, moments: Moments | None
+):
     ranks = {name: _ranks(config, name, linear.weight) for name, linear in targets.items()}
+    read = {name: None if moments is None else moments_of(moments, [name]) for name in targets}
 
     def make(name: str, linear: nn.Linear, fill: bool) -> PartitionedRankLinear:
         if not fill:
             return PartitionedRankLinear.structure_of(linear, ranks[name])
         if factors is not None:
             return PartitionedRankLinear.from_factors(linear, *factors[name])
-        return PartitionedRankLinear.from_linear(linear, ranks[name], config.init)
+        return PartitionedRankLinear.from_linear(linear, ranks[name], config.init, read[name])
 
     return {name: partial(make, name, linear) for name, linear in targets.items()}
 

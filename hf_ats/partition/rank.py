@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .layers import PartitionedLayer
+from .moments import InputMoments, factors_on_text
 
 
 class FullRankWeight(nn.Module):
@@ -183,16 +184,19 @@ class PartitionedRankLinear(LowRankSum):
         return layer
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, ranks: tuple[int, ...], init: str = "svd") -> "PartitionedRankLinear":
+    def from_linear(
+        cls, linear: nn.Linear, ranks: tuple[int, ...], init: str = "svd", moments: InputMoments | None = None
+    ) -> "PartitionedRankLinear":
         """Split `linear.weight` into `W + V U`; the bias stays the same parameter object.
 
         Args:
             linear: the layer to split; it is left as it is.
             ranks: as in the constructor.
             init: `"svd"` or `"random"`, see `PartitionConfig`.
+            moments: what the layer read, for a start by its outputs with `"svd"`.
         """
         layer = cls.structure_of(linear, ranks)
-        split_weight(linear.weight, layer.weight, layer.U, layer.V, init)
+        split_weight(linear.weight, layer.weight, layer.U, layer.V, init, moments)
         if not linear.weight.requires_grad:
             for parameter in (layer.weight, *layer.U, *layer.V):
                 parameter.requires_grad_(False)
@@ -265,6 +269,7 @@ def split_weight(
     U: nn.ParameterList,
     V: nn.ParameterList,
     init: str,
+    moments: InputMoments | None = None,
     keeps_zero_rows: bool = False,
 ) -> None:
     """Split `weight` into factors and what remains, in place.
@@ -275,11 +280,15 @@ def split_weight(
         U: the shares to fill, share `i` of shape `(k_i, in)`.
         V: likewise, share `i` of shape `(out, k_i)`.
         init: `"svd"` or `"random"`, see `PartitionConfig`.
+        moments: what was read, for a start by the outputs with `"svd"`.
         keeps_zero_rows: whether a row of zeros in `weight` is one in `V` and in `residual` too, exactly.
     """
     ranks = [len(share) for share in U]
     whole = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    filled_V, filled_U = (_svd_factors if init == "svd" else _random_factors)(whole, sum(ranks))
+    if moments is not None:
+        filled_V, filled_U = factors_on_text(whole, sum(ranks), moments)
+    else:
+        filled_V, filled_U = (_svd_factors if init == "svd" else _random_factors)(whole, sum(ranks))
     if keeps_zero_rows:
         filled_V[~whole.any(dim=1)] = 0
     for share, rows, columns in zip(range(len(ranks)), filled_U.split(ranks), filled_V.split(ranks, 1), strict=True):

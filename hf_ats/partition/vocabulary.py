@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from .config import EMBEDDINGS, PartitionConfig
 from .layers import PartitionedLayer
+from .moments import InputMoments, Moments, moments_of
 from .presets import PRESETS, find_by_model_type, matches
 from .rank import LowRankSum, product_with_factors, split_weight, sum_of_products
 
@@ -58,9 +59,9 @@ class VocabularyFactors(PartitionedLayer):
             for hook in (weight._post_accumulate_grad_hooks or {}).values():
                 share.register_post_accumulate_grad_hook(hook)
 
-    def split_(self, weight: nn.Parameter, init: str) -> None:
+    def split_(self, weight: nn.Parameter, init: str, moments: InputMoments | None = None) -> None:
         """Fill the factors, and take their product from `weight`, in place; a row of zeros, as of `<pad>`, stays."""
-        split_weight(weight, weight, self.U, self.V, init, keeps_zero_rows=True)
+        split_weight(weight, weight, self.U, self.V, init, moments, keeps_zero_rows=True)
 
     @property
     def num_levels(self) -> int:
@@ -198,6 +199,7 @@ def plan_vocabulary(
     model: nn.Module,
     config: PartitionConfig,
     find_ranks: Callable[[str, torch.Tensor], tuple[int, ...]],
+    moments: Moments | None = None,
 ) -> dict[str, Callable[[bool], PartitionedLayer]]:
     """Return what makes the factors of each table, and each module that reads it, by name; nothing if not asked for.
 
@@ -205,9 +207,12 @@ def plan_vocabulary(
         model: the model.
         config: whether `"embeddings"` is among its target modules, and the tables, if an earlier call found them.
         find_ranks: the ranks of a table, by the name of its first reader and its weight.
+        moments: what modules read, for a start by how often tokens are looked up; of a table that only the projection
+            reads, by its outputs.
 
     Raises:
-        ValueError: a table is frozen, or of a kind that cannot be split; or as `find_tables` and `find_ranks`.
+        ValueError: a table is frozen, or of a kind that cannot be split; or as `find_tables`, `find_ranks` and
+            `moments_of`.
     """
     if not config.has_embeddings:
         return {}
@@ -217,8 +222,8 @@ def plan_vocabulary(
         modules = {name: named[name] for name in readers}
         for name, module in modules.items():
             _refuse_unfit_table(name, module)
-        first = readers[0]
-        made = _Table(named[first].weight, find_ranks(first, named[first].weight), config.init)
+        first, of_table = readers[0], None if moments is None else moments_of(moments, readers)
+        made = _Table(named[first].weight, find_ranks(first, named[first].weight), config.init, of_table)
         makers[factors_name(first)] = made.factors
         makers |= {name: partial(made.reader, module) for name, module in modules.items()}
     return makers
@@ -229,14 +234,11 @@ def factors_name(reader: str) -> str:
     return f"{reader.replace('.', '_')}_factors"
 
 
-def vocabulary_tables(model: nn.Module) -> list[nn.Parameter]:
-    """Return the vocabulary tables of a model, each once, shape `(vocabulary, width)`.
-
-    Raises:
-        ValueError: the architecture has no preset.
-    """
-    tables = find_tables(model, PartitionConfig(ratios=[0.5], target_modules=[EMBEDDINGS]))
-    return [model.get_submodule(readers[0]).weight for readers in tables]
+def vocabulary_tables(model: nn.Module) -> list[list[str]]:
+    """Return the names of the modules that share each vocabulary table; nothing if the architecture has no preset."""
+    if find_by_model_type(PRESETS, getattr(model, "config", None)) is None:
+        return []
+    return find_tables(model, PartitionConfig(ratios=[0.5], target_modules=[EMBEDDINGS]))
 
 
 def find_tables(model: nn.Module, config: PartitionConfig) -> list[list[str]]:
@@ -270,14 +272,14 @@ def find_tables(model: nn.Module, config: PartitionConfig) -> list[list[str]]:
 class _Table:
     """What makes the modules of one table, each once, the factors first."""
 
-    def __init__(self, weight: nn.Parameter, ranks: tuple[int, ...], init: str):
-        self._weight, self._ranks, self._init = weight, ranks, init
+    def __init__(self, weight: nn.Parameter, ranks: tuple[int, ...], init: str, moments: InputMoments | None):
+        self._weight, self._ranks, self._start = weight, ranks, (init, moments)
         self._readers: dict[int, TableReader] = {}
 
     def factors(self, fill: bool) -> VocabularyFactors:
         self._factors = VocabularyFactors(self._weight, self._ranks)
         if fill:
-            self._factors.split_(self._weight, self._init)
+            self._factors.split_(self._weight, *self._start)
         return self._factors
 
     def reader(self, module: nn.Module, fill: bool) -> TableReader:

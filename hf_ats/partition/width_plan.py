@@ -4,7 +4,6 @@ The layers that one module holds are a block: what narrows the outputs of some (
 (`fc2`), and queries and keys are multiplied with each other. A core runs only if a block is narrowed as a whole.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from torch import nn
 from .config import PartitionConfig
 from .convolution import PartitionedBatchNorm2d, PartitionedConv2d
 from .layers import PartitionedLayer
+from .moments import Moments, least_missed_last, moments_of
 from .presets import find_roles
 from .width import PartitionedLinear
 
@@ -23,11 +23,11 @@ _HEADS = ("heads", "filled_heads")  # the roles of queries and keys
 
 
 def plan_width(
-    model: nn.Module, config: PartitionConfig, targets: dict[str, nn.Module]
+    model: nn.Module, config: PartitionConfig, targets: dict[str, nn.Module], moments: Moments | None = None
 ) -> tuple[dict[str, Callable[[bool], PartitionedLayer]], list[nn.Module]]:
     """Return the function that makes each target's layer, and the attentions whose heads get narrower.
 
-    Each function takes whether to fill the layer from the target.
+    Each function takes whether to fill the layer from the target. With `moments` importance is that of the outputs.
 
     Raises:
         ValueError: a target has no role or a wrong one; a partner of it is missing, or of another size; two levels are
@@ -45,7 +45,7 @@ def plan_width(
     groups = {name: _heads(model, name) if role in _HEADS else 1 for name, role in roles.items()}
     orders = {}
     if config.init == "importance":
-        orders = {parent: order_by_importance(block, targets, groups) for parent, block in blocks.items()}
+        orders = {parent: order_by_importance(block, targets, groups, moments) for parent, block in blocks.items()}
     makers = {
         name: _maker(config, name, module, roles[name], groups[name], orders.get(_parent_of(name)))
         for name, module in targets.items()
@@ -170,16 +170,27 @@ def _refuse_unfit_convolutions(model: nn.Module, config: PartitionConfig) -> Non
 
 
 @torch.no_grad()
-def order_by_importance(block: dict[str, str], targets: dict[str, nn.Module], groups: dict[str, int]) -> torch.Tensor:
-    """Return the order of a block's neurons, or of the dimensions of each of its heads, the largest first.
+def order_by_importance(
+    block: dict[str, str],
+    targets: dict[str, nn.Module],
+    groups: dict[str, int],
+    moments: Moments | None = None,
+) -> torch.Tensor:
+    """Return the order of a block's neurons, or of the dimensions of each of its heads, the most important first.
 
     Args:
         block: the role of each layer by name.
         targets: these layers, maybe among others.
         groups: of each, the number of heads; 1 of a feed-forward layer.
+        moments: what layers read on some text, by name.
 
-    A neuron's size is the product of the norms of its rows and columns in the block's layers, and a dimension's that
-    of its rows in query and key: what a weight of it can add to the output is at most that.
+    By weights, a neuron's size is the product of the norms of its rows and columns in the block's layers, and a
+    dimension's that of its rows in query and key: what a weight of it can add to the output is at most that. By
+    moments, the last ones are those without which the block's outputs on the text, or the products of queries and
+    keys, change least.
+
+    Raises:
+        ValueError: what the block holds has no such order, or a layer is not among the moments.
     """
     found = list(block.values())
     if (
@@ -191,12 +202,48 @@ def order_by_importance(block: dict[str, str], targets: dict[str, nn.Module], gr
             "init='importance' orders the neurons of a feed-forward block, or the dimensions of heads, and what one "
             f"module holds is not one such block: {block}; write init='first'."
         )
+    heads = max(groups[name] for name in block)
+    if moments is not None:
+        change = _change_without(block, targets, heads, moments)
+        by_head = torch.stack([least_missed_last(of_head) for of_head in change])
+        return (by_head + _starts(by_head)).flatten()
     size = 1
     for name, role in block.items():
         weight, bias = targets[name].weight.float(), targets[name].bias
         norms = weight.norm(dim=0 if role == "in" else 1)
         size = size * (norms if role == "in" or bias is None else torch.hypot(norms, bias.float()))
-    heads = max(groups[name] for name in block)
     by_head = size.unflatten(0, (heads, -1)).argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(heads, device=size.device)[:, None] * (math.prod(size.shape) // heads)
-    return (by_head + first).flatten()
+    return (by_head + _starts(by_head)).flatten()
+
+
+def _starts(by_head: torch.Tensor) -> torch.Tensor:
+    """Return the number of the first dimension of each head, shape `(heads, 1)`."""
+    heads, size = by_head.shape
+    return torch.arange(heads, device=by_head.device)[:, None] * size
+
+
+def _change_without(
+    block: dict[str, str], targets: dict[str, nn.Module], heads: int, moments: Moments
+) -> torch.Tensor:
+    """Return what leaving out neurons, or dimensions, changes, in each head: shape `(heads, n, n)`, summed over pairs.
+
+    In a feed-forward block this is the square of its outputs: `a` being the neurons on the text, and `w` the columns
+    that take them in, `E[a_i a_j] w_i . w_j`. In a head it is the square of queries times keys, as if they were
+    independent: `E[q_i q_j] E[k_i k_j]`. What all keys have in common adds the same to every score of a query, which
+    the softmax takes away, so the moments of keys are those around their mean.
+    """
+    change = 1.0
+    for name, role in block.items():
+        if role == "out":
+            continue
+        weight, bias, read = targets[name].weight.float(), targets[name].bias, moments_of(moments, [name])
+        second, mean = read.second.to(weight), read.mean.to(weight)
+        if role == "in":
+            return ((weight.T @ weight) * second)[None]
+        rows = weight.unflatten(0, (heads, -1))
+        found = rows @ (second - torch.outer(mean, mean)) @ rows.mT
+        if not name.rpartition(".")[2].startswith("k"):
+            middle = (weight @ mean + (0 if bias is None else bias.float())).unflatten(0, (heads, -1))
+            found = found + middle[:, :, None] * middle[:, None]
+        change = change * found
+    return change

@@ -140,6 +140,7 @@ def _context(results: dict, level: str, repositories: dict[str, str]) -> dict:
         "partition": results["partition"] and _partition(results["partition"], level),
         "base_model": results["card"].get("base_model"),
         "adapter": portable(results["model"].get("adapter_name_or_path") or "one"),
+        "calibration": portable(results["model"].get("calibration_sentences") or ""),
         "datasets": results["card"].get("datasets", []),
         "parity": "0" if own["parity"] == 0 else f"{own['parity']:.1e}",
         "parameters": f"{own['parameters']:,}",

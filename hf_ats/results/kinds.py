@@ -8,7 +8,7 @@ _PARTITION = {"method": str, "ratios": list, "ranks": _DICT, "target_modules": (
 _PARTITION |= dict.fromkeys(("decoder_layers", "encoder_layers"), (list, type(None)))
 # By section, what a field holds if it is there. Fields that are not listed are shown as they are.
 _SECTIONS = {
-    "model": {"name": _TEXT, "class": str, "adapter_name_or_path": str},
+    "model": {"name": _TEXT, "class": str, "adapter_name_or_path": str, "calibration_sentences": str},
     "data": dict.fromkeys(("name", "config", "tokenizer_source_lang", "tokenizer_target_lang"), _TEXT)
     | dict.fromkeys(("source_lang", "target_lang", "source_prefix", "test_part", "test_name", "test_fingerprint"), str)
     | dict.fromkeys(("train", "validation", "test"), int),

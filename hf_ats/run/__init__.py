@@ -1,6 +1,8 @@
 """A whole run of the command line: its flags and recipes, the steps before training, and the report after it."""
 
 from .architectures import ARCHITECTURES, build_model, keep_pad_row_zero_
+from .calibration import check_calibration, read_calibration
+from .card_flags import CardArguments
 from .command import (
     check_output,
     count,
@@ -13,7 +15,7 @@ from .command import (
     user_errors,
 )
 from .finish import rehearse, rehearse_report, report_trained, show_report
-from .flags import CardArguments, DataArguments, ModelArguments, PartitionArguments, parse_flags
+from .flags import DataArguments, ModelArguments, PartitionArguments, parse_flags
 from .languages import set_languages_, set_source_prefix_, source_prefix
 from .memory import keep_freed_memory
 from .networks import build_networks, name_base_of_adapter_
@@ -42,6 +44,7 @@ __all__ = [
     "build_model",
     "build_networks",
     "card_facts",
+    "check_calibration",
     "check_core",
     "check_output",
     "check_run",
@@ -56,6 +59,7 @@ __all__ = [
     "name_base_of_adapter_",
     "one_line",
     "parse_flags",
+    "read_calibration",
     "rehearse",
     "rehearse_report",
     "report_trained",

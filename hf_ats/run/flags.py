@@ -10,6 +10,7 @@ from ..data import RULES
 from ..partition import INITS, ROLES, Composition, PartitionConfig
 from ..training import ATSSeq2SeqTrainingArguments
 from .architectures import ARCHITECTURES
+from .card_flags import CardArguments
 from .recipes import FlagParser
 
 
@@ -28,6 +29,14 @@ class ModelArguments:
             "help": "A LoRA adapter for that model (default: for the one that it names itself), whose A and B become "
             "the core's U and V: the partitioned model begins as the adapted one. Instead of --ratios and the "
             "other flags of the partition."
+        },
+    )
+    calibration_sentences: str | None = field(
+        default=None,
+        metadata={
+            "help": "Source text, a hundred sentences or so, one a line, that a pretrained model translates first: "
+            "cores of --init svd and importance then begin as what changes its layers' outputs on them least, instead "
+            "of from the weights alone. Only a new run reads it."
         },
     )
     architecture: str | None = field(
@@ -197,7 +206,8 @@ class PartitionArguments:
         default=None,
         metadata={
             "help": "Start of the cores. By rank, 'svd': the best approximation of the weights (default), or "
-            "'random'; by width, 'first': what comes first (default), or 'importance': what weighs most.",
+            "'random'; by width, 'first': what comes first (default), or 'importance': what weighs most. See also "
+            "--calibration_sentences.",
             "choices": [init for inits in INITS.values() for init in inits],
         },
     )
@@ -318,46 +328,6 @@ def _ranks(words: list[str]) -> dict[str, int]:
     return {name: int(rank) for name, rank in (word.split("=") for word in words)}
 
 
-@dataclass
-class CardArguments:
-    """What the model cards say that no measurement finds."""
-
-    _argument_group_name = "the model cards, for --push_to_hub and for a later `hf-ats push`"
-
-    license: str | None = field(
-        default=None, metadata={"help": "Under which others may use the models: an identifier such as apache-2.0."}
-    )
-    license_name: str | None = field(
-        default=None, metadata={"help": "With --license other: its name, such as my-license-1.0."}
-    )
-    license_link: str | None = field(default=None, metadata={"help": "With --license other: the page of its text."})
-    card_datasets: list[str] | None = field(
-        default=None,
-        metadata={"help": "Ids of the data on the Hub (default: the data set of the training, if it is from there)."},
-    )
-    base_model: str | None = field(
-        default=None,
-        metadata={"help": "Id of the base model on the Hub (default: what training began from, likewise)."},
-    )
-    card_languages: list[str] | None = field(
-        default=None,
-        metadata={"help": "Codes of source and target by ISO 639, if the data's own names, as src, are not."},
-    )
-
-    def facts(self, dataset_name: str | None = None, model_name: str | None = None) -> dict:
-        """Return the facts of the cards, as `check_facts` of `hf_ats.results` takes them.
-
-        Args:
-            dataset_name: what the data were loaded by, unless from text files.
-            model_name: what the model was loaded by, unless it is from scratch.
-        """
-        dataset, model = (name if name and not Path(name).exists() else None for name in (dataset_name, model_name))
-        facts = {name.removeprefix("card_"): value for name, value in vars(self).items()}
-        facts["datasets"] = facts["datasets"] or (dataset and [dataset])
-        facts["base_model"] = facts["base_model"] or model
-        return {name: value for name, value in facts.items() if value is not None}
-
-
 # The flags that a pretrained model takes the place of.
 _TOKENIZER = ["vocab_size", "separate_vocabularies"]
 _TOKENIZER += ["source_normalization_rule_name", "target_normalization_rule_name"]
@@ -386,7 +356,10 @@ def parse_flags(description: str, argv: Sequence[str] | None = None):
         parser.error(f"--dropout {model_args.dropout} is not a share; write 0 or more, and less than 1.")
     values = vars(model_args) | vars(partition_args)
     partition = [one.name for one in fields(PartitionArguments)]
-    for source, brought in (("model_name_or_path", _SHAPE), ("adapter_name_or_path", _SHAPE + partition)):
+    for source, brought in (
+        ("model_name_or_path", _SHAPE),
+        ("adapter_name_or_path", [*_SHAPE, *partition, "calibration_sentences"]),
+    ):
         for name in brought:
             if values[source] is not None and name in parser.given and values[name]:
                 value = values[name] if not isinstance(values[name], list) else " ".join(map(str, values[name]))
@@ -394,5 +367,10 @@ def parse_flags(description: str, argv: Sequence[str] | None = None):
                     f"--{name} {value}, but --{source} {values[source]} brings its own; leave one of them out."
                 )
     if model_args.model_name_or_path is None and model_args.adapter_name_or_path is None:
+        if model_args.calibration_sentences is not None:
+            parser.error(
+                f"--calibration_sentences {model_args.calibration_sentences} are shown to a pretrained model, and one "
+                "from scratch has learned nothing; give --model_name_or_path, or leave them out."
+            )
         model_args.architecture = model_args.architecture or "tiny"
     return model_args, data_args, partition_args, card_args, args, recipe

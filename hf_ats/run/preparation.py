@@ -11,8 +11,9 @@ from ..partition import count_exported_parameters, num_levels
 from ..remote_code import longest_input
 from ..results import check_facts, hub_languages
 from ..training import ATSSeq2SeqTrainingArguments, refuse_another_model, trained_levels
+from .card_flags import CardArguments
 from .command import check_max_length
-from .flags import CardArguments, DataArguments, ModelArguments
+from .flags import DataArguments, ModelArguments
 
 
 def card_facts(

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 _FIXED = (
     *("architecture", "layers", "width", "feed_forward", "heads", "vocab_size", "separate_vocabularies"),
     *("source_normalization_rule_name", "target_normalization_rule_name"),
-    *("model_name_or_path", "adapter_name_or_path", "source_prefix"),
+    *("model_name_or_path", "adapter_name_or_path", "calibration_sentences", "source_prefix"),
     *("source_lang", "target_lang", "tokenizer_source_lang", "tokenizer_target_lang"),
 )
 

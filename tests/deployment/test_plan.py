@@ -11,7 +11,6 @@ import yaml
 from hf_ats.checkpoint import export_core, load_network
 from hf_ats.deployment import (
     Stopwatch,
-    input_moments,
     make_plan,
     plot_spectra,
     read_layers,
@@ -21,7 +20,15 @@ from hf_ats.deployment import (
 from hf_ats.deployment import plan as plan_module
 from hf_ats.deployment.spectra import composed, partitions_of
 from hf_ats.deployment.stopwatch import Times
-from hf_ats.partition import PartitionConfig, count_parameters, partition_, partition_structure_
+from hf_ats.evaluation import input_moments
+from hf_ats.partition import (
+    PartitionConfig,
+    count_parameters,
+    find_partition,
+    moments_of,
+    partition_,
+    partition_structure_,
+)
 from tests.support.checkpoints import ENGLISH, GERMAN, trained_tokenizer
 from tests.support.models import tiny_model
 from tests.support.scripts import begin, run_here
@@ -119,39 +126,34 @@ def test_energies_are_those_of_the_cores_that_are_made(model, layers):
 
 
 @torch.no_grad()
-def test_with_calibration_sentences_energies_are_those_of_the_outputs(model, tmp_path):
-    tokenizer, names = trained_tokenizer(tmp_path), ["model.decoder.layers.1.fc1", "model.decoder.layers.1.fc2"]
-    seen = {name: [] for name in names}
-    for text in GERMAN[:2]:
-        source = tokenizer(text, return_tensors="pt")["input_ids"]
-        target = model.generate(source, num_beams=1, max_new_tokens=10 + 2 * source.shape[1])
-        hooks = [
-            model.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0][0]))
-            for name in names
-        ]
-        model(input_ids=source, decoder_input_ids=target)
-        for hook in hooks:
-            hook.remove()
-    layer = read_layers(model, input_moments(model, tokenizer, [*GERMAN[:2], " "], progress=False))["decoder"][1]
-    first, second = (model.get_submodule(name) for name in names)
-    sizes = torch.hypot(first.weight.norm(dim=1), first.bias) * second.weight.norm(dim=0)
-    kept = torch.zeros(64).index_fill(0, sizes.topk(32).indices, 1.0)
-    wide = next(one for block in layer.blocks for one in block if one.width == 0.5)
-    low = next(one for block in layer.blocks for one in block if len(one.ranks) == 2)
-    core = partition_(uneven_model(), partitions_of({}, [low]))
-    narrow = [first.weight * kept[:, None], second.weight * kept]
-    for choice, weights in (
-        (wide, narrow),
-        (low, [core.get_submodule(name).merged_weight(0) for name in names]),
-    ):
-        energy = 0
-        for name, weight in zip(names, weights, strict=True):
-            inputs, whole = torch.cat(seen[name]), model.get_submodule(name).weight
-            lost = (inputs @ (whole - weight).T).square().sum() / (inputs @ whole.T).square().sum()
-            energy += whole.numel() * (1 - lost.item())
-        assert choice.energy == pytest.approx(energy, rel=1e-3)
-    with pytest.raises(ValueError, match="the calibration has 1 sentences, none with text; give some"):
-        input_moments(model, tokenizer, [" "])
+def test_with_calibration_sentences_energies_are_those_of_the_cores_that_begin_from_them(model, tmp_path):
+    moments = input_moments(model, trained_tokenizer(tmp_path), GERMAN[:2], progress=False)
+    lookups = [name for name, one in moments.items() if one.products is None]
+    layers = read_layers(model, moments)
+    blocks = layers["decoder"][0].blocks
+    wide = next(one for block in blocks for one in block if one.width == 0.5)
+    *_, low = (one for block in blocks for one in block if len(one.ranks) == 2)
+    table = layers["vocabulary"][0].blocks[0][-1]
+    for choice in (wide, low, table):
+        core, energy = partition_(uneven_model(), partitions_of({}, [choice]), moments), 0
+        for name in choice.modules:
+            name = lookups[0] if name == "embeddings" else name
+            whole, part = model.get_submodule(name).weight, core.get_submodule(name)
+            if choice.ranks:
+                kept = part.merged_weight(0)
+            else:  # the neurons of the core, each where it was before
+                neurons = part.at(0)[0].T if name.endswith("fc2") else part.at(0)[0]
+                is_kept = torch.tensor(
+                    [(neurons == one).all(1).any() for one in (whole.T if name.endswith("fc2") else whole)]
+                )
+                kept = whole * is_kept if name.endswith("fc2") else whole * is_kept[:, None]
+                assert is_kept.sum() == 32
+            lost, total = (
+                moments_of(moments, lookups if name in lookups else [name]).weighted(one).square().sum()
+                for one in (whole - kept, whole)
+            )
+            energy += whole.numel() * (1 - lost / total).item()
+        assert choice.energy == pytest.approx(energy, rel=1e-4)
 
 
 def test_nothing_fits_or_everything_does_or_the_model_is_no_such(model, layers):
@@ -325,6 +327,19 @@ def test_the_command_writes_a_recipe_that_trains_the_core_it_promised(tmp_path, 
     report = export_core(begun.model, tmp_path / "core")
     assert report.parameters == promised and report.size_bytes <= 160_000
     assert f"A core of {promised:,} parameters, {report.size_bytes:,} bytes: {recipe}" in printed
+
+    own = tmp_path / "own.yaml"
+    (tmp_path / "calibration.de").write_text("\n".join([*GERMAN[:2], "", "ein Hund " * 99]), encoding="utf-8")
+    plan(model, "--max_megabytes", 0.13, "--calibration_sentences", tmp_path / "calibration.de", "--output", own)
+    assert "% of the outputs' energy" in own.read_text(encoding="utf-8")
+    begun = begin("--recipe", own, "--output_dir", tmp_path / "calibrated", *training).model
+    parts = find_partition(begun).parts
+    assert {part.init for part in parts} >= {"svd"}
+    stock = load_network(model, dtype=torch.float32)
+    moments = input_moments(stock, tokenizer, [*GERMAN[:2], "ein Hund " * 99], progress=False)
+    for name, tensor in partition_(stock, parts, moments).state_dict().items():
+        assert torch.equal(begun.state_dict()[name], tensor), name
+    plan(model, "--max_megabytes", 1, "--calibration_sentences", tmp_path / "none.de", status="There is no file")
 
     message = rf"--core_parameters {promised}, but the core of this MarianMTModel has \d+: the plan is that of another"
     with pytest.raises(SystemExit, match=message):

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoTokenizer, MarianMTModel, pipeline
 
 from hf_ats.checkpoint import load_network, load_tokenizer
-from hf_ats.results import read_results
+from hf_ats.evaluation import input_moments
+from hf_ats.partition import PartitionConfig, partition_
+from hf_ats.results import read_results, render_card
 from hf_ats.run import ModelArguments
 from hf_ats.run.networks import check_tokenizer, from_pretrained
 from tests.scripts.conftest import POSITIONS
@@ -151,3 +153,41 @@ def test_training_begins_from_an_adapter_as_the_adapted_model(names_its_base, ad
     assert results["model"]["adapter_name_or_path"] == str(adapter)
     assert results["model"]["name"] == str(directory / "base")
     assert load_network(tmp_path / "run" / "core").num_parameters() == results["levels"]["core"]["parameters"]
+
+
+def test_cores_begin_from_what_layers_read_on_calibration_sentences(bart, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [*(corpus / "train.de").read_text(encoding="utf-8").splitlines()[:5], "", "drei " * POSITIONS]
+    (tmp_path / "text.de").write_text("\n".join(lines), encoding="utf-8")
+    parts = [
+        {"method": "width", "ratios": [0.25, 0.5], "target_modules": ["fc1", "fc2"], "init": "importance"},
+        {"method": "rank", "ratios": [0.25, 0.5], "target_modules": ["q_proj", "k_proj", "embeddings"]},
+        {"method": "depth", "encoder_layers": [1, 2], "decoder_layers": [1, 1]},
+    ]
+    words = f"--model_name_or_path {bart} {TRAINING} --speed_sentences 0 --generation_max_length 24 --max_steps 2"
+    words = [*words.split(), *prefixes(corpus), "--partitions", *map(json.dumps, parts)]
+    words += ["--save_strategy", "steps", "--save_steps", "1", "--calibration_sentences"]
+    expected = load_network(bart, dtype=torch.float32)
+    moments = input_moments(expected, load_tokenizer(bart), lines, progress=False)
+    partition_(expected, [PartitionConfig(**part) for part in parts], moments)
+
+    def check(trainer):
+        for name, tensor in trainer.model.state_dict().items():
+            assert torch.equal(tensor, expected.state_dict()[name]), name
+
+    train(*words, "text.de", "--output_dir", "run", watch=check)
+    results = read_results(tmp_path / "run/results.json")
+    assert results["model"]["calibration_sentences"] == "text.de" and "text.de" in results["command"]
+    settings = dict(repository="ann/core", card={"languages": ["de", "en"], "license": "mit"})
+    card = render_card(results | settings, "core", {name: f"ann/{name}" for name in results["levels"]})
+    assert "The cores began as what changes the outputs of the layers on text.de least." in card
+
+    # A checkpoint has begun already: it needs no sentences, and refuses others.
+    (tmp_path / "text.de").rename(tmp_path / "other.de")
+    resume = ["--resume_from_checkpoint", "run/checkpoint-1", "--output_dir", "again"]
+    train(*words, "text.de", *resume)
+    for level in results["levels"]:
+        whole, again = (tmp_path / run / level / "model.safetensors" for run in ("run", "again"))
+        assert whole.read_bytes() == again.read_bytes()
+    with pytest.raises(SystemExit, match=r"--calibration_sentences is 'other.de', and 'text.de' in the run of"):
+        train(*words, "other.de", *resume, "--output_dir", "third")

@@ -92,6 +92,36 @@ def test_a_pretrained_model_needs_its_tokenizer_and_its_own_codes(wrong, trained
         refused(message, *words, "--source_prefix", ">>fr<< ")
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--calibration_sentences none.de", r"none\.de: There is no file 'none\.de'"),
+        ("--calibration_sentences empty.de", r"empty\.de: .*empty"),
+        ("--calibration_sentences blank.de", r"blank\.de has no sentence with text; give a hundred or so, one a line"),
+        (
+            "--calibration_sentences text.de --init random",
+            r"text\.de are for --method rank --init svd and --method width --init importance, and this is --method "
+            "rank --init random; write one of those, or leave them out",
+        ),
+        ("--calibration_sentences text.de --method width", "and this is --method width --init first"),
+        ("--calibration_sentences text.de --decoder_layers 1", "and this is --method depth; write"),
+        (
+            "--calibration_sentences text.de --decoder_layers 1 --method width --ratios 0.5",
+            "and this is --method width --init first and --method depth",
+        ),
+        ("--calibration_sentences text.de --method none --schedule full", "and this is --method none"),
+    ],
+)
+def test_calibration_sentences_that_are_of_no_use_are_refused_before_anything_is_loaded(
+    more, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("empty", ""), ("blank", " \n\u200b\n"), ("text", "ein Hund\n")):
+        (tmp_path / f"{name}.de").write_text(text, encoding="utf-8")
+    refused(message, "--output_dir", "run", "--use_cpu", *PRETRAINED.split(), *more.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_wrong_with_a_card_is_found_before_the_corpus_is_read(tmp_path):
     refused("license is missing", "--output_dir", tmp_path / "run", "--push_to_hub", "--train_prefix", "nowhere")
     assert not (tmp_path / "run").exists()
@@ -209,6 +239,11 @@ PRETRAINED = "--model_name_or_path some/model"
         (f"{ADAPTER} --layers 3", "--layers 3, but --adapter_name_or_path some/adapter brings its own"),
         (f"{ADAPTER} --recipe multi30k-small", "--architecture tiny, but"),
         (f"{PRETRAINED} --architecture tiny", "--architecture tiny, but --model_name_or_path some/model brings"),
+        (
+            "--calibration_sentences text.de",
+            "one from scratch has learned nothing; give --model_name_or_path, or leave",
+        ),
+        (f"{ADAPTER} --calibration_sentences text.de", "--calibration_sentences text.de, but --adapter_name_or_path"),
         (f"{PRETRAINED} --vocab_size 99", "--vocab_size 99, but --model_name_or_path"),
         (f"{PRETRAINED} --separate_vocabularies", "--separate_vocabularies True, but --model_name_or_path"),
     ],
