@@ -225,7 +225,9 @@ def _kind(results: dict) -> tuple:
 
 def _arguments_beside_the_schedule(results: dict) -> dict:
     arguments = training_arguments(results["training"].get("arguments", {}))
-    return {name: value for name, value in arguments.items() if name != "seed" and not name.startswith("schedule")}
+    own = {name: value for name, value in arguments.items() if name != "seed" and not name.startswith("schedule")}
+    calibration = results["model"].get("calibration_sentences")
+    return own | ({"calibration_sentences": calibration} if calibration else {})
 
 
 def training_arguments(arguments: dict) -> dict:

@@ -102,6 +102,9 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_row(tmp_path):
     rows = table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))
     assert [row["training"] for row in rows] == ["alternating", "alternating (alternate_lr_coef=auto)"]
     del other["arguments"]["alternate_lr_coef"]
+    calibrated = write_run(tmp_path, "second", **other, model=SECTIONS["model"] | {"calibration_sentences": "a.de"})
+    rows = table_of(render_comparison([first, calibrated]))
+    assert [row["training"] for row in rows] == ["alternating", "alternating (calibration_sentences=a.de)"]
     assert len(table_of(render_comparison([first, write_run(tmp_path, "second", **other)]))) == 1
     with_ratio = write_run(tmp_path, "second", **other, partition={"method": "rank", "ratios": [0.25]})
     assert [row["r"] for row in table_of(render_comparison([first, with_ratio]))] == ["0.125", "0.25"]
