@@ -19,7 +19,7 @@ def test_moments_are_sums_over_what_was_read_sentence_by_sentence(family, tmp_pa
     model.generation_config.update(max_length=7, max_new_tokens=30, num_beams=3)  # of its own, not of the calibration
     modes = [module.training for module in model.train().modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    long = " ".join(GERMAN * 9)
+    long = " ".join(GERMAN * 3)
     with caplog.at_level(logging.WARNING):
         found = input_moments(model, tokenizer, [GERMAN[0], " ", long], progress=False)
     assert not caplog.text

@@ -20,6 +20,7 @@ RENDERERS = (
     "python -m benchmarks.reliability.table",
     "python -m experiments.figures",
     "python -m benchmarks.deployment render",
+    "python -m benchmarks.starts render",
 )
 
 
@@ -49,6 +50,7 @@ def test_a_table_is_what_the_command_beside_it_renders(page, command, tmp_path, 
     monkeypatch.chdir(REPOSITORY)
     if command.startswith("python -m"):
         monkeypatch.setattr(sys, "argv", words[2:])
+        monkeypatch.delitem(sys.modules, words[2], raising=False)  # which a test may have imported
         runpy.run_module(words[2], run_name="__main__")
     elif command.startswith("python "):
         monkeypatch.setattr(sys, "argv", words[1:])
