@@ -175,6 +175,7 @@ def _graph(module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str
             "constraints.txt, or --format ctranslate2."
         ) from error
     model = program.model_proto
+    _transpose_tables_(model.graph)
     del model.graph.value_info[:]
     for node in model.graph.node:  # where in the code it comes from, by the paths of this machine
         del node.metadata_props[:]
@@ -185,6 +186,37 @@ def _graph(module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str
             if dim.HasField("dim_param"):
                 dim.dim_param = _size_name(value.name, axis, of_encoder)
     return model
+
+
+def _transpose_tables_(graph) -> None:
+    """Hold the weights that a graph transposes at every call as its products take them, in place.
+
+    A product of 8 bits wants a constant. One that was transposed it would take in float32, dequantized at every call;
+    and of a factor of the vocabulary ONNX Runtime then finds no scale in the branches of the merged decoder. A table
+    that words are looked up in too is held once: a word is then a column of it.
+    """
+    from onnx import helper, numpy_helper
+
+    weights = {weight.name: weight for weight in graph.initializer if len(weight.dims) == 2}
+    given = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
+    given = {output: name for output, name in given.items() if name in weights}
+    for name in set(given.values()):
+        turned = numpy_helper.to_array(weights[name]).T.copy()
+        weights[name].CopyFrom(numpy_helper.from_array(turned, name))
+    nodes = []
+    for node in graph.node:
+        if node.output[0] in given:
+            continue
+        node.input[:] = [given.get(name, name) for name in node.input]
+        nodes.append(node)
+        if node.op_type == "Gather" and node.input[0] in given.values():
+            rows = node.output[0]
+            node.output[0] = f"{rows}_columns"  # (size, batch, tokens)
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("axis", 1))
+            nodes.append(helper.make_node("Transpose", [node.output[0]], [rows], perm=[1, 2, 0]))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _size_name(value: str, axis: int, of_encoder: bool) -> str:
