@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hf_ats.results import parts_of, told_sizes
 from hf_ats.storage import write_file
 
 _SCORES = {"bleu": "BLEU", "accuracy": "accuracy (%)"}
@@ -26,14 +27,17 @@ def plot_scores(records: dict[str, dict[int, dict]], path: Path, title: str) -> 
     for seeds in records.values():
         runs = list(seeds.values())
         partition, schedule = runs[0]["partition"], runs[0]["training"]["schedule"]
-        method = f" by {partition['method']}" if partition else ""
-        ratio = f"{partition['ratios'][0]:g}" if partition else ""
+        methods = [part["method"] for part in parts_of(partition)]
+        method = f" by {', '.join(methods)}" if methods else ""
+        ratio = next(iter(told_sizes(partition, lambda size, part: size).values()), "")
         flops = 1e-12 * statistics.mean(run["training"]["flops"] for run in runs)
         for level in runs[0]["levels"]:
             score = next(score for score in _SCORES if score in runs[0]["levels"][level])
             values = [run["levels"][level][score] for run in runs]
             deviation = statistics.stdev(values) if len(values) > 1 else 0
             trained = "alone" if schedule == level else schedule
+            if (start := runs[0]["model"].get("model_name_or_path")) is not None:
+                trained += f", from {start}"
             if (factor := runs[0]["training"]["arguments"].get("alternate_lr_coef")) is not None:
                 trained += f", alternate_lr_coef {factor}"
             curves.setdefault((level, f"{level}{method}, {trained}"), []).append(

@@ -24,16 +24,16 @@ _LEFT_OUT = ("samples", "card", "recipe", "resumed_from", "files", "weights_sha2
 def write_record(run: Run) -> None:
     """Write the record of a run that is finished.
 
-    It is the run's `results.json` without what is long, with paths below the folder of the data, the command as the
-    grid gives it, `run`, the name in the grid, and `sentence_statistics`: by level the counts that
-    BLEU is made of, a row of ten for each sentence, packed. They are not the translations, and say nothing of the
-    references' text.
+    It is the run's `results.json` without what is long, with paths below the folder of the data, the name of the run
+    that it starts from in place of a path, the command as the grid gives it, `run`, the name in the grid, and
+    `sentence_statistics`: by level the counts that BLEU is made of, a row of ten for each sentence, packed. They are
+    not the translations, and say nothing of the references' text.
 
     Raises:
         ValueError: the results are of another run, or the translations beside them are.
     """
     results = run.check_results(run.folder / RESULTS)
-    record = _without(results) | {"command": run.command(), "run": run.name}
+    record = _without(results) | {"command": run.command(), "run": run.name, "model": run.portable(results["model"])}
     for name, value in record["data"].items():
         ours = [path for path in run.grid.setting.data.values() if str(value).endswith(f"/{path}")]
         record["data"][name] = ours[0] if ours else value

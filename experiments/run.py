@@ -8,7 +8,8 @@ A grid is a YAML file, one of experiments/grids or your own: runs by their name,
 scale that has a recipe and data below --data. Runs train in runs/experiments/RECIPE/NAME-seedN, their output is
 NAME-seedN.log beside that folder, and grids of one recipe share them. Whatever ends this command, also SIGKILL, the
 same command goes on: what is finished stays, and what has begun goes on exactly from its last checkpoint. A run that
-another process trains is left to it. A run that fails is named at the end, and the others go on.
+another process trains is left to it, and one that starts from the network of another run waits for that; if only the
+record of that one is here, it is trained again. A run that fails is named at the end, and the others go on.
 
 --jobs 0 trains nothing, and writes the files of runs that are finished.
 """
@@ -31,7 +32,7 @@ if __package__ in (None, ""):
 
 from experiments.grids import ROOT, Run, load_grid
 from experiments.records import write_record
-from hf_ats.results import RESULTS, read_results
+from hf_ats.results import read_results
 from hf_ats.run import early_ends, manual_parser, user_errors
 from hf_ats.storage import checkpoints_in
 
@@ -56,7 +57,7 @@ def main() -> None:
     for run in grid.runs:
         run.check()
     for run in grid.runs:
-        if (run.folder / RESULTS).exists() and not run.record.exists():
+        if run.is_trained and not run.record.exists():
             write_record(run)
     failed = train_missing(grid.runs, arguments.jobs) if arguments.jobs else []
     done = sum(run.record.exists() for run in grid.runs)
@@ -87,7 +88,10 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
     Returns:
         A sentence for each that failed.
     """
-    missing = [run for run in runs if not run.record.exists()]
+    missing: list[Run] = []
+    for run in reversed(runs):  # one that another starts from stands above it, and may have left its record alone
+        if not run.record.exists() or (not run.is_trained and run in [other.start for other in missing]):
+            missing.insert(0, run)
     running: list[Job] = []
     failed: list[str] = []
     said, reported = "", 0.0
@@ -96,6 +100,11 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
     try:
         while missing or running:
             for run in list(missing):
+                if run.start and not run.start.is_trained:
+                    if run.start not in [*missing, *(job.run for job in running)]:
+                        failed.append(f"{run.id} starts from {run.start.id}, which failed")
+                        missing.remove(run)
+                    continue
                 try:
                     job = start(run, jobs) if len(running) < jobs else None
                 except (OSError, ValueError) as error:
@@ -103,19 +112,19 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
                     missing.remove(run)
                     continue
                 running += [job] if job else []
-                if job or run.record.exists():  # which the process that trained it wrote
+                if job or (run.record.exists() and run.is_trained):
                     missing.remove(run)
             time.sleep(POLL_SECONDS)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 job.log.close()
-                if job.process.returncode or not (job.run.folder / RESULTS).exists():
+                if job.process.returncode or not job.run.is_trained:
                     failed.append(f"{job.run.id} ended with status {job.process.returncode}, see {job.run.log}")
                 else:
                     missing.insert(0, job.run)  # of which `start` writes the record
             done = f"{sum(run.record.exists() for run in runs)} of {len(runs)} runs done"
             if done != said or time.monotonic() - reported > REPORT_SECONDS:
-                print(f"{time.strftime('%H:%M')} {done}{_of_the_others(runs, running, jobs)}", flush=True)
+                print(f"{time.strftime('%H:%M')} {done}{_of_the_others(runs, running, missing, jobs)}", flush=True)
                 said, reported = done, time.monotonic()
     finally:
         for job in running:
@@ -126,7 +135,7 @@ def train_missing(runs: list[Run], jobs: int) -> list[str]:
 
 
 def start(run: Run, jobs: int) -> Job | None:
-    """Start a run, or go on with it; None if another process trains it, or it has ended, and has its record now."""
+    """Start a run, or go on with it; None if another process trains it, or it has ended, and has a record now."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     log = run.log.open("ab")
     try:
@@ -134,9 +143,10 @@ def start(run: Run, jobs: int) -> Job | None:
     except OSError:
         log.close()
         return None
-    if (run.folder / RESULTS).exists():
+    if run.is_trained:
         log.close()
-        write_record(run)
+        if not run.record.exists():
+            write_record(run)
         return None
     words = run.words(run.grid.data, run.folder)
     if checkpoints_in(run.folder):
@@ -158,7 +168,7 @@ def share_done(run: Run) -> float:
     return min(1.0, float(epochs[-1]) / args.num_train_epochs) if epochs else 0.0
 
 
-def _of_the_others(runs: list[Run], running: list[Job], jobs: int) -> str:
+def _of_the_others(runs: list[Run], running: list[Job], missing: list[Run], jobs: int) -> str:
     """Say how far the runs in training are, and how long all that is left takes, about."""
     seconds: dict[str, list[float]] = {}
     for run in runs:
@@ -170,8 +180,8 @@ def _of_the_others(runs: list[Run], running: list[Job], jobs: int) -> str:
     shares = {job.run.id: share_done(job.run) for job in running}
     shown = "".join(f", {name} at {share:.0%}" for name, share in shares.items())
     left = [run for run in runs if not run.record.exists()]
-    if len(running) < jobs and len(left) > len(running):
-        shown += ", others wait for another process"
+    if len(running) < jobs and missing:
+        shown += ", others wait for another process, or for the run that they start from"
     if not seconds or not left:
         return shown
     mean = statistics.mean(value for values in seconds.values() for value in values)

@@ -20,7 +20,17 @@ from .results import (
     write_json,
     write_results,
 )
-from .tables import align, core_sizes, mean_and_deviation, number, render_table, sample_translations, unique
+from .tables import (
+    align,
+    core_sizes,
+    mean_and_deviation,
+    number,
+    parts_of,
+    render_table,
+    sample_translations,
+    told_sizes,
+    unique,
+)
 
 __all__ = [
     "RESULTS",
@@ -36,6 +46,7 @@ __all__ = [
     "mean_and_deviation",
     "name_of_network",
     "number",
+    "parts_of",
     "plot_training",
     "portable_results",
     "read_json",
@@ -50,6 +61,7 @@ __all__ = [
     "sample_translations",
     "select_samples",
     "task_of",
+    "told_sizes",
     "training_arguments",
     "unique",
     "update_marked_block",

@@ -151,7 +151,7 @@ def _cost_headings(group: list[dict]) -> list[str]:
 
 def _epochs(results: dict) -> str:
     epochs = results["training"]["epochs"]
-    return "-" if epochs is None else f"{epochs:g}"
+    return "-" if epochs is None else f"{round(epochs, 2):g}"
 
 
 def _ratios(results: dict) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pytest
 from experiments import grids, run
 from experiments.records import significance
 from hf_ats.results import read_results
+from tests.experiments.conftest import RECIPE
 
 # Instead of a training: full-seed1 begins, with the checkpoint of a finished run, and waits; resumed, it has finished.
 TRAINER = """
@@ -65,6 +66,67 @@ def test_a_finished_run_leaves_one_small_file(half_done, capsys):
     words = record["command"].split()
     assert words[:2] == ["python", "scripts/train_translation.py"]
     assert "--train_prefix data/text/train" in record["command"] and "--seed 1 --output_dir runs/" in record["command"]
+
+
+def upcycled(bench) -> None:
+    """Give the grid a run that starts from the full network of another."""
+    of_model = ("architecture", "layers", "width", "feed_forward", "vocab_size")
+    lines = RECIPE.strip().splitlines()
+    (bench.folder / "from.yaml").write_text("\n".join(line for line in lines if line.split(":")[0] not in of_model))
+    line = "  upcycled: {start: full, recipe: from.yaml, ratios: [0.25], schedule: alternating}\npaper:"
+    bench.grid.write_text(bench.grid.read_text().replace("paper:\n  full", f"{line}\n  full", 1))
+
+
+def test_a_run_from_another_says_so_without_a_path_wherever_it_lies(half_done, capsys):
+    upcycled(half_done)
+    folder = half_done.train("upcycled")
+    half_done.run("--jobs", 0)
+    path = half_done.records / "upcycled-seed1.json"
+    record = read_results(path)
+    assert (record["model"]["name"], record["model"]["model_name_or_path"]) == ("full", "full")
+    assert str(half_done.folder / "runs") not in path.read_text()
+    assert "--model_name_or_path runs/experiments/tiny/full-seed1/full" in record["command"]
+    results = folder / "results.json"
+    elsewhere = results.read_text().replace(str(half_done.work), "/elsewhere")
+    results.write_text(elsewhere)
+    half_done.run("--jobs", 0)
+    results.write_text(elsewhere.replace("full-seed1/full", "full-seed2/full"))
+    refused(
+        half_done, r"with model_name_or_path /elsewhere/full-seed2/full, and tiny-grid asks for .* full in upcycled-"
+    )
+    results.unlink()  # as before it was finished
+    half_done.run("--jobs", 0)
+
+    capsys.readouterr()
+    half_done.table()
+    text = capsys.readouterr().out
+    assert " start |" in text and "Column start: the run with whose full network" in text
+    # There is no core alone from that start, that from scratch is not done, and its full network began as full.
+    assert re.search(r"\| +full \| .* - \| +\? \| +- \| +[-+]\d+\.\d\d \(p ", text)
+
+
+def test_a_run_waits_for_the_one_that_it_starts_from_and_that_is_trained_where_its_record_alone_is_there(
+    bench, trained, stand_in, capsys
+):
+    upcycled(bench)
+    bench.grid.write_text(bench.grid.read_text().replace("seeds: [1, 2]", "seeds: [1]"))
+    shutil.copytree(trained.work / "full-seed1", bench.work / "full-seed1")
+    bench.run("--jobs", 0)
+    record = bench.records / "full-seed1.json"
+    before = record.read_bytes()
+    shutil.rmtree(bench.work / "full-seed1")
+    pid = bench.work / "full-seed1" / "pid"
+    when(pid, lambda: os.kill(int(pid.read_text()), signal.SIGKILL))
+    with pytest.raises(
+        SystemExit, match=r"full-seed1 ended with status -9, .*upcycled-seed1 starts from full-seed1, wh"
+    ):
+        bench.run("--jobs", 4)
+    assert not (bench.work / "upcycled-seed1.log").exists()
+    assert "others wait for another process, or for the run that they start from" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"run\.py: (?!.*full-seed1).*upcycled-seed1 ended with status 1"):
+        bench.run("--jobs", 2)
+    assert "--model_name_or_path" in (bench.work / "upcycled-seed1.log").read_text()
+    assert record.read_bytes() == before and (bench.work / "full-seed1" / "full").is_dir()
 
 
 def when(there, then) -> threading.Thread:
@@ -147,6 +209,31 @@ def test_a_run_that_another_process_trains_is_left_to_it(bench, trained, stand_i
             "core: {ratios: [0.25]",
             "core: {ratios: {low: 0.25}",
             r"core: ratios is .*; write a value, or a list of them",
+        ),
+        (
+            "core: {ratios",
+            "core: {start: ful, ratios",
+            "run 'core' starts from 'ful', which is no run above it; name one that is",
+        ),
+        (
+            "full: {method",
+            "full: {start: core, method",
+            "run 'full' starts from 'core', which is no run above it; name one",
+        ),
+        (
+            "alternating: {ratios",
+            "alternating: {start: core, ratios",
+            "run 'alternating' starts from 'core', which trains no full network; name one that does",
+        ),
+        (
+            "paper:\n  full",
+            "equal_cost: {core: ful}\npaper:\n  full",
+            "equal_cost of core is 'ful'; write a list of some of f",
+        ),
+        (
+            "paper:\n  full",
+            "formats: [tflite]\npaper:\n  full",
+            r"formats is \['tflite'\]; write a list of some of ctrans",
         ),
         ("text/test", "text/tset", "asks for test_prefix text/tset, and .* has no such file; give the folder"),
     ],

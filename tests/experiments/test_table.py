@@ -14,7 +14,10 @@ from PIL import Image
 from experiments import grids
 from experiments.curves import plot_scores
 from experiments.table import _difference
+from hf_ats.partition import FlopsLedger, blank_sentences, num_levels, partition_
 from hf_ats.results import read_results
+from hf_ats.training.schedules import kinds_of_steps
+from tests.support.models import tiny_model
 
 
 @pytest.fixture
@@ -64,9 +67,9 @@ def test_a_difference_is_significant_where_every_sentence_is_better(recorded):
         rows = counts.copy()
         rows[:, 2:6] -= matches
         run["sentence_statistics"]["full"] = pack(rows)
-    difference, p = _difference(joint, {"full": {1: alone}}, "full").rstrip(")").split(" (p ")
+    difference, p = _difference(joint, alone, "full").rstrip(")").split(" (p ")
     assert float(difference) > 10 and float(p) < 0.01
-    difference, p = _difference(alone | {"training": joint["training"]}, {"full": {1: alone}}, "full").split(" (p ")
+    difference, p = _difference(alone, alone, "full").split(" (p ")
     assert float(difference) == 0 and p == "1.000)"
 
 
@@ -117,6 +120,33 @@ def test_a_record_of_another_recipe_and_an_empty_grid_are_refused(recorded):
         recorded.table()
 
 
+def test_a_row_of_equal_cost_says_how_equal_and_one_that_is_deployed_what_it_takes(recorded, capsys):
+    grid = recorded.grid.read_text()
+    extra = "equal_cost: {alternating: [full], core: [full, alternating]}\nformats: [onnx]\npaper:\n  full"
+    recorded.grid.write_text(grid.replace("paper:\n  full", extra, 1))
+    run = read_results(recorded.records / "alternating-seed1.json")
+    flops = [
+        read_results(recorded.records / f"{name}-seed1.json")["training"]["flops"] for name in ("alternating", "full")
+    ]
+    found = {"format": "onnx", "runtime": "onnxruntime 1", "tokens": 9, "machine": {"processor": "a processor"}}
+    full = found | {"partition": None, "size_bytes": 2_000_000, "share": 1.01, "full_ms": 8.0}
+    core = found | {"partition": run["partition"], "size_bytes": 1_500_000, "share": 0.5, "full_ms": 9.0}
+    rows = {}
+    for name, measured in (("none", []), ("some", [full, core])):
+        (recorded.records / "deployed.json").write_text(json.dumps({"measured": measured}))
+        capsys.readouterr()
+        recorded.table()
+        text = capsys.readouterr().out
+        rows[name] = rows_of(text)
+    alone, joint = rows["some"]
+    assert alone["FLOPs / equal cost"] == "-" and joint["FLOPs / equal cost"] == f"{flops[0] / flops[1]:.2f}"
+    assert (alone["core, onnx int8"], alone["full, onnx int8"]) == ("-", "2.0 MB, 8.0 ms")
+    assert (joint["core, onnx int8"], joint["full, onnx int8"]) == ("1.5 MB, 4.0 ms (0.50)", "2.0 MB, 8.0 ms")
+    assert all(row[f"{level}, onnx int8"] == "-" for row in rows["none"] for level in ("core", "full"))
+    assert "onnxruntime 1 on a processor, 9 tokens" in text
+    assert "python experiments/deployed.py tiny-grid --scale small --data data" in text
+
+
 # ---- The committed grids ----
 
 
@@ -132,13 +162,41 @@ def test_every_grid_is_read_by_its_trainer_at_every_scale(path, tmp_path):
 
 
 def test_the_small_runs_of_all_tables_of_text_are_of_one_recipe_whose_learning_rate_ends_at_zero(tmp_path):
-    for name in ("tables-1a-2a", "tables-1b-2b", "schedules"):
+    for name in ("tables-1a-2a", "tables-1b-2b", "schedules", "cores", "upcycling"):
         grid = grids.load_grid(name, "small", tmp_path)
         assert grid.pool == "multi30k"
         args = grid.runs[0].flags[2]
         assert args.lr_scheduler_type == "linear" and args.num_train_epochs == 10 and not args.bf16
     images = grids.load_grid("table-3", "small", tmp_path).runs[0].flags[2]
     assert images.lr_scheduler_type == "cosine"
+
+
+@pytest.mark.parametrize("name", ["cores", "upcycling"])
+def test_runs_that_are_to_cost_the_same_train_as_many_flops(name, tmp_path):
+    grid = grids.load_grid(name, "small", tmp_path)
+    batch = blank_sentences(100, 20, 20)  # about what a batch of Multi30k holds; the ratios hardly depend on it
+
+    costs: dict[str, list[int]] = {}
+
+    def of_levels(run) -> list[int]:
+        model = tiny_model("marian", vocab_size=2000, d_model=128, encoder_ffn_dim=512, decoder_ffn_dim=512, **LAYERS)
+        if partition := run.flags[3]:
+            partition_(model, partition)
+        ledger = FlopsLedger(model)
+        return [ledger.training_flops(batch, level) for level in range(num_levels(model))]
+
+    def flops(run) -> float:
+        args, of_level = run.flags[2], costs.get(str(run.shape)) or costs.setdefault(str(run.shape), of_levels(run))
+        steps = kinds_of_steps(args.schedule, len(of_level))
+        return args.num_train_epochs * statistics.mean(of_level[level] for (level,) in steps)
+
+    assert grid.equal_cost
+    for own, others in grid.equal_cost.items():
+        there = sum(flops(grid.run(other, 1)) for other in others)
+        assert flops(grid.run(own, 1)) == pytest.approx(there, rel=0.01)
+
+
+LAYERS = dict(encoder_layers=3, decoder_layers=3)
 
 
 def test_the_papers_figures_are_those_of_its_tables():
