@@ -96,6 +96,9 @@ def render_grid(grid: Grid, records: dict[str, dict[int, dict]]) -> str:
                         told["from scratch"].append(_beside_alone(grid, run, None, records, level))
             for what in ("alone", "from scratch")[: 1 + starts]:
                 cells[f"{level} − {what}, by seed"] = "; ".join(filter(None, told[what])) or "-"
+            if grid.equal_cost:
+                found = [_beside_equals(grid, run, records, level) for run in runs]
+                cells[f"{level} − equal cost, by seed"] = "; ".join(filter(None, found)) or "-"
         return cells
 
     parts = [render_comparison(files, commands=False, beside=beside)]
@@ -111,7 +114,10 @@ def render_grid(grid: Grid, records: dict[str, dict[int, dict]]) -> str:
             "compare with the same start, columns − from scratch with the network trained alone from scratch."
         )
     if grid.equal_cost:
-        parts.append("Column FLOPs / equal cost: training FLOPs over those that the row is to have.")
+        parts.append(
+            "Column FLOPs / equal cost: training FLOPs over those that the row is to have. Columns − equal cost: BLEU "
+            "less that of the same network of the run, or of one of the runs, that have them."
+        )
     if grid.formats:
         parts.append(deployed_note(measured))
     if missing := _missing(grid, records):
@@ -132,6 +138,16 @@ def _beside_alone(grid: Grid, run: Run, start: Run | None, records: dict[str, di
                 if other is run
                 else _difference(*(records.get(one.name, {}).get(run.seed) for one in (run, other)), level)
             )
+    return ""
+
+
+def _beside_equals(grid: Grid, run: Run, records: dict[str, dict[int, dict]], level: str) -> str:
+    """Return how a level of a run compares with that of the run of equal cost that has it; "" if none has it."""
+    if level not in records[run.name][run.seed]["levels"]:
+        return ""
+    for name in grid.equal_cost.get(run.name, ()):
+        if grid.run(name, run.seed).flags[2].schedule in (level, "alternating"):
+            return _difference(records[run.name][run.seed], records.get(name, {}).get(run.seed), level)
     return ""
 
 

@@ -140,6 +140,9 @@ def test_a_row_of_equal_cost_says_how_equal_and_one_that_is_deployed_what_it_tak
         rows[name] = rows_of(text)
     alone, joint = rows["some"]
     assert alone["FLOPs / equal cost"] == "-" and joint["FLOPs / equal cost"] == f"{flops[0] / flops[1]:.2f}"
+    # The run of equal cost is the one that trained full alone; none trained the core.
+    assert joint["full − equal cost, by seed"] == joint["full − alone, by seed"] != "-"
+    assert joint["core − equal cost, by seed"] == alone["full − equal cost, by seed"] == "-"
     assert (alone["core, onnx int8"], alone["full, onnx int8"]) == ("-", "2.0 MB, 8.0 ms")
     assert (joint["core, onnx int8"], joint["full, onnx int8"]) == ("1.5 MB, 4.0 ms (0.50)", "2.0 MB, 8.0 ms")
     assert all(row[f"{level}, onnx int8"] == "-" for row in rows["none"] for level in ("core", "full"))
