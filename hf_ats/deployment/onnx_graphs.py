@@ -193,16 +193,22 @@ def _transpose_tables_(graph) -> None:
 
     A product of 8 bits wants a constant. One that was transposed it would take in float32, dequantized at every call;
     and of a factor of the vocabulary ONNX Runtime then finds no scale in the branches of the merged decoder. A table
-    that words are looked up in too is held once: a word is then a column of it.
+    that words are looked up in too is held once: a word is then a column of it. A factor that other products take as
+    it is, is held both ways.
     """
     from onnx import helper, numpy_helper
 
     weights = {weight.name: weight for weight in graph.initializer if len(weight.dims) == 2}
     given = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
     given = {output: name for output, name in given.items() if name in weights}
+    as_they_are = {name for node in graph.node if node.op_type not in ("Transpose", "Gather") for name in node.input}
     for name in set(given.values()):
         turned = numpy_helper.to_array(weights[name]).T.copy()
-        weights[name].CopyFrom(numpy_helper.from_array(turned, name))
+        if name in as_they_are:
+            graph.initializer.append(numpy_helper.from_array(turned, f"{name}_transposed"))
+            given = {output: f"{name}_transposed" if one == name else one for output, one in given.items()}
+        else:
+            weights[name].CopyFrom(numpy_helper.from_array(turned, name))
     nodes = []
     for node in graph.node:
         if node.output[0] in given:

@@ -109,8 +109,12 @@ def test_a_core_keeps_its_two_products_and_the_merged_decoder_holds_its_weights_
     assert b"/site-packages/" not in text, "no path of this machine"
 
 
-def test_a_table_is_looked_up_and_multiplied_by_as_one_constant(tmp_path):
-    """A table that is transposed at every call would be a product in float32, of a table dequantized each time."""
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_a_table_is_looked_up_and_multiplied_by_as_one_constant(low_rank, tmp_path):
+    """A table that is transposed at every call would be a product in float32, of a table dequantized each time.
+
+    The second factor of one of low rank is multiplied by in both directions.
+    """
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
@@ -118,16 +122,20 @@ def test_a_table_is_looked_up_and_multiplied_by_as_one_constant(tmp_path):
         op, inputs, outputs = words
         return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
-    table = numpy_helper.from_array(torch.randn(9, 4).numpy(), "table")
-    nodes = [
-        node("Gather", "table ids", "rows"),
-        node("Transpose", "table", "turned", perm=[1, 0]),
-        node("MatMul", "rows turned", "logits"),
-    ]
+    weights = [numpy_helper.from_array(torch.randn(9, 4).numpy(), "table")]
+    nodes = [node("Gather", "table ids", "rows"), node("Transpose", "table", "turned", perm=[1, 0])]
+    if low_rank:
+        weights.append(numpy_helper.from_array(torch.randn(4, 6).numpy(), "factor"))
+        nodes += [
+            node("MatMul", "rows factor", "wide"),
+            node("Transpose", "factor", "back", perm=[1, 0]),
+            node("MatMul", "wide back", "narrow"),
+        ]
+    nodes.append(node("MatMul", f"{'narrow' if low_rank else 'rows'} turned", "logits"))
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "tokens"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "tokens", 9])
     model = helper.make_model(
-        helper.make_graph(nodes, "decoder", [ids], [logits], [table]), opset_imports=[helper.make_opsetid("", 18)]
+        helper.make_graph(nodes, "decoder", [ids], [logits], weights), opset_imports=[helper.make_opsetid("", 18)]
     )
     given = {"ids": torch.tensor([[1, 8, 3], [0, 2, 2]]).numpy()}
 
@@ -139,11 +147,11 @@ def test_a_table_is_looked_up_and_multiplied_by_as_one_constant(tmp_path):
     onnx_graphs._transpose_tables_(model.graph)
     onnx.checker.check_model(model)
     torch.testing.assert_close(found(model), before)
-    assert [tuple(one.dims) for one in model.graph.initializer] == [(4, 9)]
+    assert [tuple(one.dims) for one in model.graph.initializer] == [(4, 9)] + [(4, 6), (6, 4)] * low_rank
     onnx.save(model, tmp_path / "table.onnx")
     quantized = onnx_graphs._in_int8(tmp_path / "table.onnx", tmp_path / "quantized.onnx")
     products = [one.op_type for one in quantized.graph.node if one.op_type.startswith("MatMul")]
-    assert products == ["MatMulInteger"]
+    assert products == ["MatMulInteger"] * (3 if low_rank else 1)
     torch.testing.assert_close(found(quantized), before, atol=0.1 * before.abs().max().item(), rtol=0)
 
 
