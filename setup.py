@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 # Beside transformers: the runtimes that models are deployed in.
 DEPLOY = ["ctranslate2>=4.8", "onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"]
-# The page of a run in a browser.
-APP = ["gradio>=6.5"]
+# The page of a run in a browser. Older versions of Gradio use pytz and leave it to pandas, which no longer brings it.
+APP = ["gradio>=6.5", "pytz>=2020.1"]
 # Folders that are packages under another name.
 FOLDERS = {f"hf_ats.{folder}": folder for folder in ("model_cards", "recipes", "scripts")}
 FOLDERS["hf_ats_command"] = "scripts/command"
